@@ -1,0 +1,58 @@
+# Everything from a fresh machine: `make demo` or `make test`. Needs python3 (3.10 or newer, with
+# venv) and a C++ compiler; the rest is installed into $(VENV).
+#
+#   PYTHON  the Python to make the environment with
+#   TORCH   what pip installs as torch, with its options; for the small CPU build for example
+#           make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+
+PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
+SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.map' \
+             -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test bench lint aarch64 clean
+
+demo: $(VENV)/installed
+	$(VENV)/bin/fastseg demo
+
+test: $(VENV)/test-tools
+	$(VENV)/bin/python -m pytest
+
+bench: $(VENV)/bench-tools
+	$(VENV)/bin/python benchmarks/run.py crf
+
+lint: $(VENV)/test-tools
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# Kernel tests under an emulator: aarch64, and x86-64 without AVX.
+aarch64:
+	tests/native/run.sh aarch64
+
+clean:
+	rm -rf $(VENV) build fastseg/*.so *.egg-info
+
+# torch comes first and alone: the package is then built against it (--no-build-isolation), and
+# pip does not go looking for another.
+$(VENV)/torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	$(PIP) "setuptools>=77" wheel pybind11 ninja
+	touch $@
+
+$(VENV)/installed: $(VENV)/torch $(SOURCES)
+	$(PIP) --no-build-isolation --editable .
+	touch $@
+
+# The original pydensecrf, to compare with: where it does not build, those tests say so and skip.
+$(VENV)/test-tools: $(VENV)/installed
+	$(PIP) --no-build-isolation --editable ".[test]"
+	-$(PIP) pydensecrf2==1.1
+	touch $@
+
+$(VENV)/bench-tools: $(VENV)/installed
+	$(PIP) --no-build-isolation --editable ".[bench]"
+	touch $@

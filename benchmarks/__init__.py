@@ -1,0 +1,1 @@
+"""Speed and memory of fastseg against its best alternatives: see benchmarks/README.md."""

@@ -1,0 +1,117 @@
+#include "buffer.h"
+
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+namespace fastseg {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kHugePage = size_t{1} << 21;
+constexpr size_t kKeepFrom = size_t{1} << 20;  // smaller blocks go back to malloc at once
+constexpr int64_t kKeepAtMost = int64_t{256} << 20;
+constexpr int kSlots = 32;
+
+// In front of each block, so that release needs nothing but the pointer.
+struct Header {
+  size_t capacity;
+  bool kept;  // large enough to wait for the next call
+};
+
+// Waiting blocks. A slot is claimed by exchanging its pointer, so that neither another thread nor
+// a fork in the middle of a call can find a lock held.
+std::atomic<Header*> waiting[kSlots];
+std::atomic<int64_t> waiting_bytes{0};
+
+// Large blocks in use, and the most that ever were: blocks wait only in the room between the two,
+// so that keeping them never raises the peak of the process.
+std::atomic<int64_t> used_bytes{0};
+std::atomic<int64_t> most_used_bytes{0};
+
+Header* header_of(void* memory) {
+  return reinterpret_cast<Header*>(static_cast<char*>(memory) - kAlignment);
+}
+
+void* block_of(Header* header) { return reinterpret_cast<char*>(header) + kAlignment; }
+
+Header* take_waiting(size_t bytes) {
+  for (auto& slot : waiting) {
+    Header* header = slot.exchange(nullptr);
+    if (header == nullptr) continue;
+    if (header->capacity >= bytes && header->capacity <= bytes + bytes / 2) {
+      waiting_bytes -= static_cast<int64_t>(header->capacity);
+      return header;
+    }
+    Header* empty = nullptr;
+    if (!slot.compare_exchange_strong(empty, header)) {
+      waiting_bytes -= static_cast<int64_t>(header->capacity);
+      std::free(header);
+    }
+  }
+  return nullptr;
+}
+
+// Counts a block of `bytes` as used, and frees waiting blocks until all fit below the peak.
+void make_room(int64_t bytes) {
+  const int64_t used = used_bytes += bytes;
+  int64_t most = most_used_bytes.load();
+  while (used > most && !most_used_bytes.compare_exchange_weak(most, used)) {
+  }
+  for (auto& slot : waiting) {
+    if (used + waiting_bytes.load() <= most_used_bytes.load()) return;
+    if (Header* header = slot.exchange(nullptr)) {
+      waiting_bytes -= static_cast<int64_t>(header->capacity);
+      std::free(header);
+    }
+  }
+}
+
+}  // namespace
+
+void* acquire_scratch(size_t bytes) {
+  if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
+  const size_t alignment = bytes >= kKeepFrom ? kHugePage : kAlignment;
+  const size_t total = (bytes + kAlignment + alignment - 1) / alignment * alignment;
+  if (bytes >= kKeepFrom) {
+    if (Header* header = take_waiting(total - kAlignment)) {
+      used_bytes += static_cast<int64_t>(header->capacity);
+      return block_of(header);
+    }
+    make_room(static_cast<int64_t>(total - kAlignment));
+  }
+  void* memory = std::aligned_alloc(alignment, total);
+  if (memory == nullptr) {
+    if (alignment == kHugePage) used_bytes -= static_cast<int64_t>(total - kAlignment);
+    throw std::bad_alloc();
+  }
+#if defined(MADV_HUGEPAGE)
+  if (alignment == kHugePage) madvise(memory, total, MADV_HUGEPAGE);
+#endif
+  Header* header = static_cast<Header*>(memory);
+  header->capacity = total - kAlignment;
+  header->kept = alignment == kHugePage;
+  return block_of(header);
+}
+
+void release_scratch(void* memory) {
+  if (memory == nullptr) return;
+  Header* header = header_of(memory);
+  const int64_t capacity = static_cast<int64_t>(header->capacity);
+  if (header->kept) {
+    used_bytes -= capacity;
+    if (waiting_bytes.load() + capacity <= kKeepAtMost) {
+      waiting_bytes += capacity;
+      for (auto& slot : waiting) {
+        Header* empty = nullptr;
+        if (slot.compare_exchange_strong(empty, header)) return;
+      }
+      waiting_bytes -= capacity;
+    }
+  }
+  std::free(header);
+}
+
+}  // namespace fastseg

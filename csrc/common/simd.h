@@ -1,0 +1,158 @@
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include <type_traits>
+
+#if defined(__SSE__)
+#include <immintrin.h>
+#endif
+
+// Vectors as the compiler's own types: one source for SSE2, AVX2, AVX-512 and NEON. Everything
+// here is in the namespace of an instruction set, since its code differs between them.
+namespace fastseg {
+namespace FASTSEG_ISA {
+
+template <typename T, int kLanes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(sizeof(T) * kLanes)));
+};
+template <typename T, int kLanes>
+using Vec = typename VectorOf<T, kLanes>::type;
+
+constexpr int kLanes = 8;  // points that are placed, and pixels that are updated, side by side
+
+template <typename V, typename T>
+inline V load(const T* from) {
+  V value;
+  std::memcpy(&value, from, sizeof(V));
+  return value;
+}
+
+template <typename V, typename T>
+inline void store(T* to, V value) {
+  std::memcpy(to, &value, sizeof(V));
+}
+
+template <typename V, typename T>
+inline V broadcast(T value) {
+  return value - V{};
+}
+
+// The smaller, or b where either is NaN; GCC does not make one instruction of the general form.
+template <typename V>
+inline V vector_min(V a, V b) {
+#if defined(__SSE__)
+  if constexpr (std::is_same_v<V, Vec<float, 4>>) return (V)_mm_min_ps((__m128)a, (__m128)b);
+#endif
+#if defined(__AVX__)
+  if constexpr (std::is_same_v<V, Vec<float, 8>>) return (V)_mm256_min_ps((__m256)a, (__m256)b);
+#endif
+  return a < b ? a : b;
+}
+
+template <typename V>
+inline V vector_max(V a, V b) {
+  return -vector_min(-a, -b);
+}
+
+// Nearest integer, ties to even, for |value| below 2^22 (float) or 2^51 (double): adding and
+// taking away 1.5 * 2^23 (or 2^52) leaves no bits for the fraction.
+template <int kCount>
+inline Vec<float, kCount> round_even(Vec<float, kCount> value) {
+  return (value + 12582912.0f) - 12582912.0f;
+}
+template <int kCount>
+inline Vec<double, kCount> round_even(Vec<double, kCount> value) {
+  return (value + 6755399441055744.0) - 6755399441055744.0;
+}
+
+// 2^x, relative error below 2e-7, for x <= 127; exactly 0 below -126. The polynomial is the
+// minimax approximation of 2^f on [-1/2, 1/2] of degree five with 2^0 = 1 (9.1e-8).
+template <int kCount>
+inline Vec<float, kCount> exp2_approx(Vec<float, kCount> x) {
+  using V = Vec<float, kCount>;
+  using I = Vec<int32_t, kCount>;
+  // Adding 1.5 * 2^23 leaves the nearest integer in the lowest bits.
+  const V shifted = x + 12582912.0f;
+  const V f = x - (shifted - 12582912.0f);
+  V p = broadcast<V>(1.3264727e-3f);
+  p = p * f + 9.6715127e-3f;
+  p = p * f + 5.5507337e-2f;
+  p = p * f + 2.4022242e-1f;
+  p = p * f + 6.9314698e-1f;
+  p = p * f + 1.0f;
+  const V power = (V)((I)p + ((I)shifted << 23));
+  return x < -126.0f ? V{} : power;
+}
+
+// out[j][i] = in[i][j].
+inline void transpose8(const Vec<float, 8>* in, Vec<float, 8>* out) {
+  using V = Vec<float, 8>;
+  V pair[8], quad[8];
+  for (int i = 0; i < 8; i += 2) {
+    pair[i] = __builtin_shufflevector(in[i], in[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    pair[i + 1] = __builtin_shufflevector(in[i], in[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    for (int j = 0; j < 2; ++j) {
+      const V a = pair[i + j], b = pair[i + j + 2];
+      quad[i + 2 * j] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+      quad[i + 2 * j + 1] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    out[i] = __builtin_shufflevector(quad[i], quad[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    out[i + 4] = __builtin_shufflevector(quad[i], quad[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}
+
+// Whether any element of a is above b.
+template <typename V>
+inline bool any_above(V a, V b) {
+#if defined(__AVX__)
+  if constexpr (std::is_same_v<V, Vec<float, 8>>) {
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ)) != 0;
+  }
+#endif
+  const auto above = a > b;
+  int32_t any = 0;
+  for (size_t i = 0; i < sizeof(V) / sizeof(float); ++i) any |= above[i];
+  return any != 0;
+}
+
+// Sums of the elements of eight vectors.
+inline Vec<float, 8> sums_of(const Vec<float, 8>* v) {
+  using V = Vec<float, 8>;
+  V pair[4], quad[2];
+  for (int i = 0; i < 4; ++i) {
+    pair[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14) +
+              __builtin_shufflevector(v[2 * i], v[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+  }
+  for (int i = 0; i < 2; ++i) {
+    quad[i] = __builtin_shufflevector(pair[2 * i], pair[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
+              __builtin_shufflevector(pair[2 * i], pair[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+  return __builtin_shufflevector(quad[0], quad[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+         __builtin_shufflevector(quad[0], quad[1], 4, 5, 6, 7, 12, 13, 14, 15);
+}
+inline Vec<float, 8> sums_of(const Vec<float, 4>* v) {
+  Vec<float, 8> sums;
+  for (int i = 0; i < 8; ++i) sums[i] = (v[i][0] + v[i][1]) + (v[i][2] + v[i][3]);
+  return sums;
+}
+
+inline Vec<float, 8> gather8(const float* base, const uint32_t* index) {
+#if defined(__AVX2__)
+  return (Vec<float, 8>)_mm256_i32gather_ps(
+      base, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)), 4);
+#else
+  Vec<float, 8> value;
+  for (int i = 0; i < 8; ++i) value[i] = base[index[i]];
+  return value;
+#endif
+}
+
+}  // namespace FASTSEG_ISA
+}  // namespace fastseg

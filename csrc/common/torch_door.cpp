@@ -1,0 +1,127 @@
+#include "torch_door.h"
+
+#include <array>
+#include <atomic>
+#include <exception>
+#include <optional>
+
+#include "crew.h"
+#include "task_queue.h"
+
+namespace fastseg {
+namespace {
+
+const char* dtype_name(TensorType type) {
+  switch (type) {
+    case TensorType::Float:
+      return "float32";
+    case TensorType::Double:
+      return "float64";
+    case TensorType::Half:
+      return "float16";
+    case TensorType::BFloat16:
+      return "bfloat16";
+    case TensorType::Byte:
+      return "uint8";
+    case TensorType::Char:
+      return "int8";
+    case TensorType::Short:
+      return "int16";
+    case TensorType::Int:
+      return "int32";
+    case TensorType::Long:
+      return "int64";
+    case TensorType::Bool:
+      return "bool";
+    case TensorType::ComplexHalf:
+      return "complex32";
+    case TensorType::ComplexFloat:
+      return "complex64";
+    case TensorType::ComplexDouble:
+      return "complex128";
+    default:
+      return torch::headeronly::toString(type);
+  }
+}
+
+// Unlike torch::stable's functions, says nothing on stderr where memory lacks.
+Tensor call_dispatcher(const char* op, const char* overload, StableIValue* stack) {
+  if (torch_call_dispatcher(op, overload, stack, TORCH_ABI_VERSION) != TORCH_SUCCESS) {
+    throw std::bad_alloc();
+  }
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+struct Led {
+  Crew* crew;
+  int helpers;
+};
+thread_local Led led = {nullptr, 0};  // the crew that this thread leads
+
+void run_on_torch_threads(int64_t count, void (*body)(void*, int64_t), void* context) {
+  TaskQueue tasks(count, body, context);
+  if (led.crew) {
+    led.crew->run(tasks, led.helpers);
+  } else {
+    torch::stable::parallel_for(0, count, 1, [&](int64_t, int64_t) { tasks.drain(); });
+  }
+  tasks.rethrow();
+}
+
+}  // namespace
+
+Parallel torch_threads() { return {run_on_torch_threads}; }
+
+void run_with_torch_crew(void (*body)(void*), void* context) {
+  const int threads = static_cast<int>(torch::stable::get_num_threads());
+  if (threads == 1 || led.crew) return body(context);
+  Crew crew;
+  std::atomic<int> arrived{0};
+  std::exception_ptr failure;
+  // The first to arrive leads. Where torch has fewer threads to give, or gives them one after
+  // the other, the leader works alone and the others find the crew dismissed.
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    const int order = arrived.fetch_add(1);
+    if (order > 0) return crew.serve(order - 1, 0);
+    led = {&crew, threads - 1};
+    try {
+      body(context);
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    led = {nullptr, 0};
+    crew.dismiss();
+  });
+  if (failure) std::rethrow_exception(failure);
+}
+
+ArgumentInfo info_of(std::string name, const Tensor& tensor) {
+  const TensorType type = tensor.scalar_type();
+  const ScalarType kind = type == TensorType::Float    ? ScalarType::kFloat32
+                          : type == TensorType::Double ? ScalarType::kFloat64
+                                                       : ScalarType::kOther;
+  return {std::move(name), shape_of(tensor), kind, dtype_name(type)};
+}
+
+void raise(const Error& error) {
+  const char* kind = error.kind == ErrorKind::kType ? "TypeError" : "ValueError";
+  throw std::runtime_error("fastseg " + std::string(kind) + ": " + error.message);
+}
+
+Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type) {
+  using torch::stable::detail::from;
+  const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
+  std::array<StableIValue, 6> stack = {from(sizes),        from(std::optional<TensorType>(type)),
+                                       from(std::nullopt), from(std::nullopt),
+                                       from(std::nullopt), from(std::nullopt)};
+  return call_dispatcher("aten::empty", "memory_format", stack.data());
+}
+
+Tensor packed(const Tensor& tensor) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 2> stack = {from(tensor),
+                                       from(torch::headeronly::MemoryFormat::Contiguous)};
+  return call_dispatcher("aten::contiguous", "", stack.data());
+}
+
+}  // namespace fastseg

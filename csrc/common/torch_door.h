@@ -1,0 +1,102 @@
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "parallel.h"
+
+// What the operators need of torch's stable ABI, and how their errors leave it.
+namespace fastseg {
+
+using Tensor = torch::stable::Tensor;
+using TensorType = torch::headeronly::ScalarType;
+
+// A `str` argument. torch's own conversion to std::string loses the string that it makes.
+struct Text {
+  std::string value;
+};
+
+inline std::vector<int64_t> shape_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  return std::vector<int64_t>(sizes.begin(), sizes.end());
+}
+
+ArgumentInfo info_of(std::string name, const Tensor& tensor);
+
+// torch hands on the text of an exception and not its kind: the text begins with the kind, and
+// fastseg.ops makes the Python exception from it.
+[[noreturn]] void raise(const Error& error);
+inline void raise_if(const Error& error) {
+  if (error) raise(error);
+}
+
+// Runs an operator's body; a lack of memory or a bad FASTSEG_ISA leaves with its kind, too.
+template <typename Body>
+auto with_error_kinds(const char* op, Body&& body) {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    throw std::runtime_error("fastseg MemoryError: " + std::string(op) + ": out of memory");
+  } catch (const std::invalid_argument& error) {
+    throw std::runtime_error("fastseg ValueError: " + std::string(error.what()));
+  }
+}
+
+// Tasks on torch's threads: on those of the crew that the calling thread leads, or else, and at
+// the price of a barrier for all of torch's threads, on a crew for these tasks alone.
+Parallel torch_threads();
+
+void run_with_torch_crew(void (*body)(void* context), void* context);
+
+// Runs body() on one of torch's threads and has the others help with its parallel calls. They are
+// called together once, and not once for each call: OpenMP's barriers wait for every thread, and
+// where another process has a processor each of them costs a time slice.
+template <typename Body>
+void with_torch_crew(Body&& body) {
+  using Fn = typename std::remove_reference<Body>::type;
+  run_with_torch_crew([](void* context) { (*static_cast<Fn*>(context))(); },
+                      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// Uninitialised CPU tensor, and a contiguous copy or the tensor itself where it is contiguous;
+// std::bad_alloc where there is no memory for it.
+Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type);
+Tensor packed(const Tensor& tensor);
+
+template <typename T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <typename T>
+T* mutable_data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+}  // namespace fastseg
+
+HIDDEN_NAMESPACE_BEGIN(torch, stable, detail)
+template <>
+struct ToImpl<fastseg::Text> {
+  static fastseg::Text call(StableIValue value, uint64_t, bool) {
+    const StringHandle handle = to<StringHandle>(value);
+    size_t length = 0;
+    const char* characters = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &characters));
+    fastseg::Text text{std::string(characters, length)};
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    return text;
+  }
+};
+HIDDEN_NAMESPACE_END(torch, stable, detail)

@@ -1,0 +1,31 @@
+"""Output files that appear whole or not at all."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside ``path`` for writing and move it there once everything is written.
+
+    The move is one ``os.replace``: a reader sees the old file or the new one. An exception,
+    Ctrl-C included, removes the unfinished file and leaves ``path`` as it was. The folder of
+    ``path`` is made if it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        file = open(unfinished, "xb")  # noqa: SIM115  closed below, its error named after path
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    try:
+        with file:
+            yield file
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

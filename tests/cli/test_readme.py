@@ -1,0 +1,47 @@
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fastseg.cli import app
+from fastseg.crf.presets import PRESETS
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_python_runs_as_printed(number, monkeypatch):
+    # A block that installs the drop-in changes what `import pydensecrf` means: take that back.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pydensecrf"]:
+        monkeypatch.delitem(sys.modules, name)
+    exec(BLOCKS[number], {})
+    from fastseg import pydensecrf
+
+    pydensecrf.uninstall()
+
+
+def test_commands_and_options_exist():
+    text = " ".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    text += " ".join(re.findall(r"`(--[^`]*)`", README))
+    help_text = CliRunner().invoke(app, ["refine", "--help"], env={"COLUMNS": "200"}).output
+    options = set(re.findall(r"--[a-z-]+", text)) - {"--no-build-isolation", "--index-url"}
+    assert len(options) > 10
+    for option in options:
+        assert option in help_text
+    for command in re.findall(r"fastseg ([a-z]+)", text):
+        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+
+
+def test_defaults_in_the_table_are_the_defaults():
+    default = PRESETS["default"]
+    for option, field in re.findall(r"^\| `--([a-z-]+)`.*\| (\d+) \|$", README, re.MULTILINE):
+        assert getattr(default, option.replace("-", "_")) == float(field)
+    assert len(re.findall(r"^\| `--", README, re.MULTILINE)) == 5
+
+
+def test_picture_is_there_and_small():
+    picture = Path(__file__).parents[2] / re.search(r"!\[.*?\]\((.*?)\)", README)[1]
+    assert 0 < picture.stat().st_size < 400_000
