@@ -1,5 +1,6 @@
 #include "torch_door.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <exception>
@@ -53,15 +54,18 @@ Tensor call_dispatcher(const char* op, const char* overload, StableIValue* stack
 }
 
 struct Led {
-  Crew* crew;
-  int helpers;
+  Crew* crew = nullptr;
+  int helpers = 0;
 };
-thread_local Led led = {nullptr, 0};  // the crew that this thread leads
+thread_local Led led;  // the crew that this thread leads
 
 void run_on_torch_threads(int64_t count, void (*body)(void*, int64_t), void* context) {
+  if (count <= 1) return serial().run(count, body, context);
   TaskQueue tasks(count, body, context);
   if (led.crew) {
-    led.crew->run(tasks, led.helpers);
+    const Led crew = std::exchange(led, Led{});  // a task that calls for threads leads no one
+    crew.crew->run(tasks, static_cast<int>(std::min<int64_t>(crew.helpers, count - 1)));
+    led = crew;
   } else {
     torch::stable::parallel_for(0, count, 1, [&](int64_t, int64_t) { tasks.drain(); });
   }
@@ -89,7 +93,7 @@ void run_with_torch_crew(void (*body)(void*), void* context) {
     } catch (...) {
       failure = std::current_exception();
     }
-    led = {nullptr, 0};
+    led = {};
     crew.dismiss();
   });
   if (failure) std::rethrow_exception(failure);

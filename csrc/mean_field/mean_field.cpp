@@ -41,11 +41,14 @@ Error infer_image(const Batch& batch, int64_t image, Parallel parallel) {
 
 // Both ways give equal bits: kernels do not know who runs their tasks.
 void infer(const Batch& batch, int64_t images) {
-  const bool by_image = images > 1 && batch.points < kSharedOutPixels;
   std::vector<Error> errors(images);
-  (by_image ? torch_threads() : serial())(images, [&](int64_t image) {
-    errors[image] = infer_image(batch, image, by_image ? serial() : torch_threads());
-  });
+  if (images > 1 && batch.points < kSharedOutPixels) {
+    torch_threads()(images, [&](int64_t i) { errors[i] = infer_image(batch, i, serial()); });
+  } else {
+    with_torch_crew([&] {
+      for (int64_t i = 0; i < images; ++i) errors[i] = infer_image(batch, i, torch_threads());
+    });
+  }
   for (const Error& error : errors) raise_if(error);
 }
 

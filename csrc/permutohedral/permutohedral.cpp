@@ -28,10 +28,11 @@ LatticeTensors write_lattice(const LatticeBuild& build, int64_t batch, int64_t p
                             empty_tensor({M + 1}, TensorType::Long),
                             empty_tensor({batch * points * corners}, TensorType::Long)};
   const auto& [vertices, barycentric, rank, neighbours, segments, contributors] = lattice;
-  build.write({mutable_data<int32_t>(vertices), barycentric.mutable_data_ptr(),
-               mutable_data<int8_t>(rank), mutable_data<int32_t>(neighbours),
-               mutable_data<int64_t>(segments), mutable_data<int64_t>(contributors)},
-              torch_threads());
+  const LatticeBuild::Arrays arrays = {
+      mutable_data<int32_t>(vertices), barycentric.mutable_data_ptr(),
+      mutable_data<int8_t>(rank),      mutable_data<int32_t>(neighbours),
+      mutable_data<int64_t>(segments), mutable_data<int64_t>(contributors)};
+  with_torch_crew([&] { build.write(arrays, torch_threads()); });
   return lattice;
 }
 
@@ -43,8 +44,11 @@ LatticeTensors permutohedral_lattice(const Tensor& features) {
     const int64_t points = checked_product({info.shape.begin() + 2, info.shape.end()});
     const Tensor rows = packed(features);
     LatticeBuild* build = nullptr;
-    const Error error = kernels().build(rows.const_data_ptr(), is_double(rows), batch, dims, points,
-                                        torch_threads(), &build);
+    Error error;
+    with_torch_crew([&] {
+      error = kernels().build(rows.const_data_ptr(), is_double(rows), batch, dims, points,
+                              torch_threads(), &build);
+    });
     const std::unique_ptr<LatticeBuild> owner(build);
     raise_if(from_kernel("permutohedral_lattice", "features", error));
     return write_lattice(*build, batch, points, dims, features.scalar_type());
@@ -86,8 +90,10 @@ Tensor permutohedral_blur(const Tensor& lattice, const Tensor& neighbours, bool 
     Tensor blurred = empty_tensor(shape_of(lattice), lattice.scalar_type());
     if (blurred.numel() == 0) return blurred;
     torch::stable::copy_(blurred, lattice);
-    kernels().blur(blurred.mutable_data_ptr(), data<int32_t>(links), is_double(blurred),
-                   neighbours.size(0) - 1, M, lattice.size(1), reverse, torch_threads());
+    with_torch_crew([&] {
+      kernels().blur(blurred.mutable_data_ptr(), data<int32_t>(links), is_double(blurred),
+                     links.size(0) - 1, M, lattice.size(1), reverse, torch_threads());
+    });
     return blurred;
   });
 }

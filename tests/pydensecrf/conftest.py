@@ -37,7 +37,8 @@ def real_outcomes(tmp_path_factory):
 
 @pytest.fixture
 def installed():
-    fastseg.pydensecrf.install()
+    # By force: other tests of the same process compare with the real one.
+    fastseg.pydensecrf.install(force=True)
     yield
     fastseg.pydensecrf.uninstall()
 
