@@ -11,8 +11,9 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{1} << 21;
+constexpr size_t kHugeFrom = size_t{1} << 22;  // below, the last huge page would be mostly waste
 constexpr size_t kKeepFrom = size_t{1} << 20;  // smaller blocks go back to malloc at once
-constexpr int64_t kKeepAtMost = int64_t{256} << 20;
+constexpr int64_t kKeepAtMost = int64_t{512} << 20;
 constexpr int kSlots = 32;
 
 // In front of each block, so that release needs nothing but the pointer.
@@ -37,6 +38,25 @@ Header* header_of(void* memory) {
 
 void* block_of(Header* header) { return reinterpret_cast<char*>(header) + kAlignment; }
 
+// Large blocks come straight from the system: the heap would keep what lies between them.
+void* map_block(size_t size) {
+  const size_t slack = size >= kHugeFrom ? kHugePage : 0;
+  void* mapped = mmap(nullptr, size + slack, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  if (slack == 0) return mapped;
+  char* begin = static_cast<char*>(mapped);
+  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
+  if (before > 0) munmap(begin, before);
+  if (slack > before) munmap(begin + before + size, slack - before);
+#if defined(MADV_HUGEPAGE)
+  madvise(begin + before, size, MADV_HUGEPAGE);
+#endif
+  return begin + before;
+}
+
+void unmap_block(Header* header) { munmap(header, header->capacity + kAlignment); }
+
 Header* take_waiting(size_t bytes) {
   for (auto& slot : waiting) {
     Header* header = slot.exchange(nullptr);
@@ -48,7 +68,7 @@ Header* take_waiting(size_t bytes) {
     Header* empty = nullptr;
     if (!slot.compare_exchange_strong(empty, header)) {
       waiting_bytes -= static_cast<int64_t>(header->capacity);
-      std::free(header);
+      unmap_block(header);
     }
   }
   return nullptr;
@@ -64,7 +84,7 @@ void make_room(int64_t bytes) {
     if (used + waiting_bytes.load() <= most_used_bytes.load()) return;
     if (Header* header = slot.exchange(nullptr)) {
       waiting_bytes -= static_cast<int64_t>(header->capacity);
-      std::free(header);
+      unmap_block(header);
     }
   }
 }
@@ -73,26 +93,30 @@ void make_room(int64_t bytes) {
 
 void* acquire_scratch(size_t bytes) {
   if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
-  const size_t alignment = bytes >= kKeepFrom ? kHugePage : kAlignment;
-  const size_t total = (bytes + kAlignment + alignment - 1) / alignment * alignment;
-  if (bytes >= kKeepFrom) {
-    if (Header* header = take_waiting(total - kAlignment)) {
+  const bool kept = bytes >= kKeepFrom;
+  constexpr size_t kPage = 4096;
+  const size_t unit = kept ? kPage : kAlignment;
+  const size_t total = (bytes + kAlignment + unit - 1) / unit * unit;
+  const size_t capacity = total - kAlignment;
+  void* memory;
+  if (kept) {
+    if (Header* header = take_waiting(capacity)) {
       used_bytes += static_cast<int64_t>(header->capacity);
       return block_of(header);
     }
-    make_room(static_cast<int64_t>(total - kAlignment));
+    make_room(static_cast<int64_t>(capacity));
+    try {
+      memory = map_block(total);
+    } catch (...) {
+      used_bytes -= static_cast<int64_t>(capacity);
+      throw;
+    }
+  } else {
+    memory = std::aligned_alloc(kAlignment, total);
+    if (memory == nullptr) throw std::bad_alloc();
   }
-  void* memory = std::aligned_alloc(alignment, total);
-  if (memory == nullptr) {
-    if (alignment == kHugePage) used_bytes -= static_cast<int64_t>(total - kAlignment);
-    throw std::bad_alloc();
-  }
-#if defined(MADV_HUGEPAGE)
-  if (alignment == kHugePage) madvise(memory, total, MADV_HUGEPAGE);
-#endif
   Header* header = static_cast<Header*>(memory);
-  header->capacity = total - kAlignment;
-  header->kept = alignment == kHugePage;
+  *header = {capacity, kept};
   return block_of(header);
 }
 
@@ -100,18 +124,17 @@ void release_scratch(void* memory) {
   if (memory == nullptr) return;
   Header* header = header_of(memory);
   const int64_t capacity = static_cast<int64_t>(header->capacity);
-  if (header->kept) {
-    used_bytes -= capacity;
-    if (waiting_bytes.load() + capacity <= kKeepAtMost) {
-      waiting_bytes += capacity;
-      for (auto& slot : waiting) {
-        Header* empty = nullptr;
-        if (slot.compare_exchange_strong(empty, header)) return;
-      }
-      waiting_bytes -= capacity;
+  if (!header->kept) return std::free(header);
+  used_bytes -= capacity;
+  if (waiting_bytes.load() + capacity <= kKeepAtMost) {
+    waiting_bytes += capacity;
+    for (auto& slot : waiting) {
+      Header* empty = nullptr;
+      if (slot.compare_exchange_strong(empty, header)) return;
     }
+    waiting_bytes -= capacity;
   }
-  std::free(header);
+  unmap_block(header);
 }
 
 }  // namespace fastseg
