@@ -12,8 +12,10 @@ import pytest
 import torch
 from small_scene import HEIGHT, LABELS, WIDTH, infer, scene
 
+import fastseg._C  # noqa: F401  loads the operators
 from fastseg import _numpy
 
+ops = torch.ops.fastseg
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
@@ -36,6 +38,29 @@ def test_equal_bits_for_every_number_of_threads(threads, num_threads, instructio
     num_threads(threads)
     assert _numpy.get_num_threads() == threads
     np.testing.assert_array_equal(infer(), expected)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_operators_return_equal_bits_for_every_number_of_threads(threads, num_threads):
+    features = 30 * torch.rand(2, 3, 5000)
+    values = torch.rand(2, 5000, 4)
+
+    def every_operator() -> tuple[torch.Tensor, ...]:
+        lattice = ops.permutohedral_lattice(features)
+        vertices, barycentric, _, neighbours, segments, contributors = lattice
+        rows = ops.permutohedral_splat(values, vertices, barycentric, segments, contributors)
+        blurred = ops.permutohedral_blur(rows, neighbours, False)
+        sliced = ops.permutohedral_slice(blurred, vertices, barycentric)
+        products = ops.permutohedral_vertex_products(blurred, values, vertices)
+        unary = values.transpose(1, 2)
+        probs = ops.mean_field(unary, [features], [torch.tensor(2.0)], 3, ["after"], True)
+        return *lattice, rows, blurred, sliced, products, probs
+
+    num_threads(1)
+    expected = every_operator()
+    num_threads(threads)
+    for _ in range(3):
+        assert all(map(torch.equal, every_operator(), expected))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +156,7 @@ def test_two_python_threads_with_operators(num_threads):
     weights = [torch.tensor(2.0)] * 2
 
     def infer_torch() -> torch.Tensor:
-        return torch.ops.fastseg.mean_field(unary, tensors, weights, 3, ["symmetric"] * 2, True)
+        return ops.mean_field(unary, tensors, weights, 3, ["symmetric"] * 2, True)
 
     expected = infer_torch()
     same: list[bool] = []

@@ -5,6 +5,7 @@ the same iteration over the float64 lattice of :mod:`fastseg.reference.permutohe
 kernel is judged by that one.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -184,7 +185,7 @@ def mean_field_exact(
     if spatial_dims is not None and spatial_dims < 0:
         raise ValueError(f"{op}: spatial_dims must be at least 0, got {spatial_dims}")
     batch, labels, *spatial = unary.shape
-    points = unary[0, 0].numel() if batch else 0
+    points = math.prod(spatial)
     if spatial_dims is None:
         spatial_dims = len(spatial)
     leading = spatial_dims if distance == "chebyshev" else 0

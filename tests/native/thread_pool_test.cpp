@@ -1,4 +1,5 @@
-// The thread pool of the NumPy door: each task runs once, whoever calls, and errors come back.
+// The thread pool of the NumPy door and the crews of torch's threads: each task runs once, whoever
+// calls, and errors come back.
 
 #include "../../csrc/common/thread_pool.h"
 
@@ -7,6 +8,9 @@
 #include <new>
 #include <thread>
 #include <vector>
+
+#include "../../csrc/common/crew.h"
+#include "../../csrc/common/task_queue.h"
 
 namespace {
 
@@ -70,6 +74,29 @@ void test_error(int threads) {
   expect(runs_each_once(50), "the pool works after an exception");
 }
 
+// As behind the torch operators: helpers that come when they come, and late ones.
+void test_crew() {
+  fastseg::Crew crew;
+  std::vector<std::thread> helpers;
+  std::atomic<int64_t> runs{0};
+  int64_t expected = 0;
+  for (int64_t count = 0; count < 2000; ++count) {
+    if (count % 500 == 100) {
+      helpers.emplace_back(
+          [&crew, index = static_cast<int>(helpers.size())] { crew.serve(index, 0); });
+    }
+    fastseg::TaskQueue tasks(
+        count % 9, [](void* context, int64_t) { ++*static_cast<std::atomic<int64_t>*>(context); },
+        &runs);
+    crew.run(tasks, 3);
+    expected += count % 9;
+  }
+  crew.dismiss();
+  helpers.emplace_back([&crew] { crew.serve(4, 0); });
+  for (std::thread& helper : helpers) helper.join();
+  expect(runs == expected, "each task of a crew runs once");
+}
+
 }  // namespace
 
 int main() {
@@ -78,6 +105,7 @@ int main() {
   test_nested();
   test_error(1);
   test_error(3);
+  test_crew();
   if (failures == 0) std::printf("thread pool: tested\n");
   return failures > 0;
 }

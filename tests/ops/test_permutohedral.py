@@ -1,6 +1,7 @@
 """The permutohedral lattice: equal to the float64 reference, differentiable, and deterministic."""
 
 import contextlib
+import functools
 import math
 import re
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simplex_features import distance_to_face, features_inside
 from torch.autograd import gradcheck, gradgradcheck
 
 import fastseg._C
@@ -30,48 +32,30 @@ SHAPES = [
 ]
 
 
-def distance_to_face(features):
-    """``(B, N)``: distance of every point to the nearest face of its simplex, in feature units.
-
-    The weight of a vertex is the distance to the face across, over the simplex's height: in
-    lifted units (D + 1) / sqrt(2), of which sqrt(2/3) (D + 1) are one feature unit.
-    """
-    lattices = [reference_lattice(points.flatten(1)) for points in features]
-    return torch.stack([lattice.barycentric.amin(1) for lattice in lattices]) * math.sqrt(3) / 2
-
-
-def features_inside(*shape, margin=1e-3):
-    """Random float64 features ``(B, D, *spatial)`` that keep ``margin`` from every face."""
-    features = 1.5 * torch.randn(*shape, dtype=torch.float64)
-    for _ in range(100):
-        close = (distance_to_face(features) < margin).reshape(shape[0], 1, *shape[2:])
-        if not close.any():
-            return features
-        features = torch.where(close, 1.5 * torch.randn_like(features), features)
-    raise AssertionError("no features found")
-
-
-def lattice_filter(lattice, values):
-    """Splat, blur, slice: ``(B, N, C)`` to the same."""
-    simplices = lattice.vertices, lattice.barycentric, lattice.segments, lattice.contributors
-    blurred = ops.permutohedral_blur(
-        ops.permutohedral_splat(values, *simplices), lattice.neighbours, False
-    )
-    return ops.permutohedral_slice(blurred, *simplices)
-
-
 # Against the reference
+
+
+@functools.cache
+def reference_case(dims, dtype):
+    """Values, features, and what the reference makes of them, for every instruction set."""
+    values = torch.randn(2, 3, 3, 5, dtype=dtype)
+    features = 1.5 * torch.randn(2, dims, 3, 5, dtype=dtype)
+    # What is not the lattice does not depend on its dimension.
+    filters = FILTERS if dims in (1, 2, 5) else [("symmetric", False)]
+    expected = [
+        reference.permutohedral_filter(values, features, normalization=kind, self_message=own)
+        for kind, own in filters
+    ]
+    return values, features, filters, expected
 
 
 @pytest.mark.parametrize("dims", range(1, 17))
 def test_filter_matches_reference(dims, dtype, close, instruction_set):
-    values = torch.randn(2, 3, 3, 5, dtype=dtype)
-    features = 1.5 * torch.randn(2, dims, 3, 5, dtype=dtype)
-    # What is not the lattice does not depend on its dimension.
-    for kind, self_message in FILTERS if dims in (1, 2, 5) else [("symmetric", False)]:
-        options = {"normalization": kind, "self_message": self_message}
-        expected = reference.permutohedral_filter(values, features, **options)
-        close(permutohedral_filter(values, features, **options), expected)
+    values, features, filters, results = reference_case(dims, dtype)
+    for (kind, own), expected in zip(filters, results, strict=True):
+        close(
+            permutohedral_filter(values, features, normalization=kind, self_message=own), expected
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -290,6 +274,26 @@ def test_nan_values_spread_no_further_than_their_neighbours():
 
 
 # Gradients
+
+
+def test_features_inside_keep_their_distance():
+    """One step of less than the distance stays in the simplex, one of more may not."""
+    features = features_inside(1, 3, 50)
+    distance = distance_to_face(features)
+    assert distance.min() >= 1e-3
+    rank = permutohedral_lattice(features).rank
+    direction = torch.nn.functional.normalize(torch.randn_like(features), dim=1)
+    nearer = permutohedral_lattice(features + 0.999 * distance[:, None] * direction)
+    assert torch.equal(nearer.rank, rank)
+    # Straight through the nearest face: downhill on the smallest weight.
+    leaf = features.clone().requires_grad_()
+    weights = permutohedral_lattice(leaf).barycentric
+    (uphill,) = torch.autograd.grad(weights.amin(2).sum(), leaf)
+    direction = -torch.nn.functional.normalize(uphill, dim=1)
+    further = permutohedral_lattice(features + 1.001 * distance[:, None] * direction)
+    assert (further.vertices != permutohedral_lattice(features).vertices).any(2).all() or (
+        further.rank != rank
+    ).any(2).all()
 
 
 @pytest.mark.parametrize("dims", [1, 2, 5])
