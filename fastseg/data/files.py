@@ -18,11 +18,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
+    # Ctrl-C may strike as soon as the file is there, so it is opened inside.
     try:
-        file = open(unfinished, "xb")  # noqa: SIM115  closed below, its error named after path
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    try:
+        try:
+            file = open(unfinished, "xb")  # noqa: SIM115  closed below, its error named after path
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         with file:
             yield file
         os.replace(unfinished, path)

@@ -72,9 +72,10 @@ def mean_field(
     One call of the fused form is differentiable once, the composed form any number of times.
 
     Nothing is special at the border of an image. Two runs give identical bits, for every number
-    of threads, and so do an image alone and the same image in a batch; gradients too, except that
-    transforms of shape ``(L, L)`` go through matrix products of torch in the backward and in the
-    composed form, which promise that for one number of threads only.
+    of threads, and so do an image alone and the same image in a batch; gradients too. Two things
+    are left to torch, whose bits depend on the number of threads: products with transforms of
+    shape ``(L, L)`` in the backward and in the composed form, and the gradient to transforms
+    through the composed form.
 
     Args:
         unary: -log(probs) or -logits, ``(B, L, *spatial)`` with L from 1 to 1000 and at least one

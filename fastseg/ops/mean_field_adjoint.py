@@ -209,8 +209,7 @@ class FilterAdjoint:
                 grad_root = self.grad_before + alpha * self.grad_after
                 return -alpha / 2 * before * before * before * grad_root
             if self.normalization == "mean":  # after = alpha / mean(n), the same for an image
-                mean = sum_points(self.grad_after) / self.grad_after.shape[1]
-                return (-after * after * mean).expand_as(self.grad_after).contiguous()
+                return -after * after * (sum_points(self.grad_after) / self.grad_after.shape[1])
             return -after * after * self.grad_after  # after = alpha / n
         if before is not None:  # before = 1 / n
             return -alpha * before * before * self.grad_before

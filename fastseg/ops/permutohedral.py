@@ -173,6 +173,11 @@ def sum_points(values: Tensor) -> Tensor:
     return values.cumsum(1)[:, -1:]
 
 
+def repeat_for_points(value: Tensor, points: int) -> Tensor:
+    """``(B, 1, C)`` to ``(B, points, C)``, with a gradient that is summed as in ``sum_points``."""
+    return torch.nn.functional.pad(value, (0, 0, 0, points - 1)).cumsum(1)
+
+
 def blur_scale(dims: int) -> float:
     """alpha = 1 / (1 + 2^-D)."""
     return 1 / (1 + 2.0**-dims)
@@ -237,7 +242,7 @@ class GaussianFilter(NamedTuple):
 
     lattice: Lattice
     before: Tensor | None  # (B, N, 1); None is one
-    after: Tensor | float  # (B, N, 1), (B, 1, 1) or a number; holds alpha
+    after: Tensor | float  # (B, N, 1) or a number; holds alpha
     share: Tensor | None  # (B, N, 1); None where a point hears itself
 
     @staticmethod
@@ -250,7 +255,8 @@ class GaussianFilter(NamedTuple):
         norm = alpha * slice(blur(splat(ones, lattice), lattice), lattice)
         if normalization == "mean":
             mean = sum_points(norm) / norm.shape[1]
-            return GaussianFilter(lattice, None, alpha / mean, share)
+            after = repeat_for_points(alpha / mean, norm.shape[1])
+            return GaussianFilter(lattice, None, after, share)
         # Only operations that round correctly: others may differ between the vector and the
         # scalar end of a thread's share, and so with the number of threads.
         if normalization == "symmetric":

@@ -608,13 +608,16 @@ def test_batch_equals_loop(options, instruction_set):
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_one_thread_equals_many(options, num_threads, instruction_set):
-    unary, features, transforms = problem(5, (60, 70), batch=1, dims=(2, 3))
+    # So many pixels that torch shares a sum out among its threads.
+    unary, features, transforms = problem(3, (190, 230), batch=1, dims=(2, 3))
     results = []
-    for threads in (1, 2, 3, 3):
+    for threads in (1, 2, 3):
         num_threads(threads)
         results.append(probs_and_gradients(unary, features, transforms, iterations=2, **options))
+    # What the composed form sums for a transform, torch shares out.
+    compared = 4 if options.get("composed") else 6
     for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
+        for a, b in zip(results[0][:compared], other[:compared], strict=True):
             assert torch.equal(a, b)
 
 

@@ -472,9 +472,10 @@ def test_batch_equals_loop(kind, self_message, instruction_set):
 
 @pytest.mark.parametrize("kind", NORMALIZATIONS)
 def test_one_thread_equals_many(kind, num_threads, instruction_set):
-    values, features = torch.randn(2, 5, 60, 70), 2 * torch.randn(2, 3, 60, 70)
+    # So many points that torch shares a sum out among its threads.
+    values, features = torch.randn(1, 3, 190, 230), 2 * torch.randn(1, 2, 190, 230)
     results = []
-    for threads in (1, 2, 3, 3):
+    for threads in (1, 2, 3):
         num_threads(threads)
         results.append(filter_and_gradients(values, features, kind, self_message=False))
     for other in results[1:]:
