@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{1} << 21;
-constexpr size_t kHugeFrom = size_t{1} << 22;  // below, the last huge page would be mostly waste
+constexpr size_t kHugeFrom = kHugePage;
 constexpr size_t kKeepFrom = size_t{1} << 20;  // smaller blocks go back to malloc at once
 constexpr int64_t kKeepAtMost = int64_t{512} << 20;
 constexpr int kSlots = 32;
