@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{1} << 21;
-constexpr size_t kHugeFrom = kHugePage;
+constexpr size_t kPage = size_t{1} << 16;      // the largest page size of any system we run on
 constexpr size_t kKeepFrom = size_t{1} << 20;  // smaller blocks go back to malloc at once
 constexpr int64_t kKeepAtMost = int64_t{512} << 20;
 constexpr int kSlots = 32;
@@ -40,9 +40,9 @@ void* block_of(Header* header) { return reinterpret_cast<char*>(header) + kAlign
 
 // Large blocks come straight from the system: the heap would keep what lies between them.
 void* map_block(size_t size) {
-  const size_t slack = size >= kHugeFrom ? kHugePage : 0;
-  void* mapped = mmap(nullptr, size + slack, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const size_t slack = size >= kHugePage ? kHugePage : 0;
+  void* mapped =
+      mmap(nullptr, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
   if (slack == 0) return mapped;
   char* begin = static_cast<char*>(mapped);
@@ -94,7 +94,6 @@ void make_room(int64_t bytes) {
 void* acquire_scratch(size_t bytes) {
   if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
   const bool kept = bytes >= kKeepFrom;
-  constexpr size_t kPage = 4096;
   const size_t unit = kept ? kPage : kAlignment;
   const size_t total = (bytes + kAlignment + unit - 1) / unit * unit;
   const size_t capacity = total - kAlignment;
