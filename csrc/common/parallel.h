@@ -15,7 +15,8 @@ struct Parallel {
   template <typename Body>
   void operator()(int64_t count, Body&& body) const {
     using Fn = typename std::remove_reference<Body>::type;
-    run(count, [](void* context, int64_t i) { (*static_cast<Fn*>(context))(i); },
+    run(
+        count, [](void* context, int64_t i) { (*static_cast<Fn*>(context))(i); },
         const_cast<void*>(static_cast<const void*>(&body)));
   }
 };

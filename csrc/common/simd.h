@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <cstring>
-
 #include <type_traits>
 
 #if defined(__SSE__)
@@ -108,18 +107,53 @@ inline void transpose8(const Vec<float, 8>* in, Vec<float, 8>* out) {
   }
 }
 
-// Whether any element of a is above b.
+// Bit i says whether element i of a is above that of b.
 template <typename V>
-inline bool any_above(V a, V b) {
+inline uint32_t above_bits(V a, V b) {
 #if defined(__AVX__)
   if constexpr (std::is_same_v<V, Vec<float, 8>>) {
-    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ)) != 0;
+    return static_cast<uint32_t>(
+        _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ)));
   }
 #endif
   const auto above = a > b;
-  int32_t any = 0;
-  for (size_t i = 0; i < sizeof(V) / sizeof(float); ++i) any |= above[i];
-  return any != 0;
+  uint32_t bits = 0;
+  for (size_t i = 0; i < sizeof(V) / sizeof(float); ++i) bits |= (above[i] & 1u) << i;
+  return bits;
+}
+
+// The first `count` elements; all of them, as nearly always, without a call of memcpy.
+template <typename V>
+inline void store_first(float* to, V value, int64_t count) {
+  if (count * sizeof(float) == sizeof(V)) return store(to, value);
+  std::memcpy(to, &value, count * sizeof(float));
+}
+
+// The next `count` elements, and the last of them again where they are fewer than eight.
+inline Vec<float, 8> load_first(const float* from, int64_t count) {
+  Vec<float, 8> value;
+  if (count == 8) return load<Vec<float, 8>>(from);
+  for (int64_t i = 0; i < 8; ++i) value[i] = from[i < count ? i : count - 1];
+  return value;
+}
+
+// Bit i says whether words[i] is `word`, for eight words.
+inline uint32_t equal_bits(const uint64_t* words, uint64_t word) {
+#if defined(__AVX512F__)
+  return _mm512_cmpeq_epi64_mask(_mm512_loadu_si512(words), _mm512_set1_epi64(word));
+#elif defined(__AVX2__)
+  const auto* halves = reinterpret_cast<const __m256i*>(words);
+  const __m256i own = _mm256_set1_epi64x(static_cast<long long>(word));
+  const auto bits = [own](__m256i half) {
+    return _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(half, own)));
+  };
+  return static_cast<uint32_t>(bits(_mm256_loadu_si256(halves)) |
+                               bits(_mm256_loadu_si256(halves + 1)) << 4);
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < 8; ++i) bits |= static_cast<uint32_t>(words[i] == word) << i;
+  return bits;
+#endif
 }
 
 // Sums of the elements of eight vectors.
@@ -143,15 +177,11 @@ inline Vec<float, 8> sums_of(const Vec<float, 4>* v) {
   return sums;
 }
 
-inline Vec<float, 8> gather8(const float* base, const uint32_t* index) {
-#if defined(__AVX2__)
-  return (Vec<float, 8>)_mm256_i32gather_ps(
-      base, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)), 4);
-#else
-  Vec<float, 8> value;
-  for (int i = 0; i < 8; ++i) value[i] = base[index[i]];
-  return value;
-#endif
+// Loads and inserts: no slower than the gather instruction where that is fast.
+template <typename Index>
+inline Vec<float, 8> gather8(const float* base, const Index* index) {
+  return Vec<float, 8>{base[index[0]], base[index[1]], base[index[2]], base[index[3]],
+                       base[index[4]], base[index[5]], base[index[6]], base[index[7]]};
 }
 
 }  // namespace FASTSEG_ISA

@@ -12,6 +12,7 @@ namespace fastseg {
 namespace FASTSEG_ISA {
 
 constexpr float kLog2E = 1.44269504f;
+constexpr uint32_t kAllPixels = (1u << kLanes) - 1;
 constexpr float kTiny = 1e-20f;  // keeps a pixel without neighbours from dividing by zero
 
 // The edges between the eight pixels of a block and a kernel's rows, ready for use: (D + 1, 8).
@@ -33,16 +34,17 @@ struct BlockEdges {
 class FilterKernel {
  public:
   Error build(const PointOrder& order, const KernelSpec& spec, int64_t labels, Parallel parallel) {
+    const bool normalized = spec.normalization != Normalization::kNone;
+    Packing packing(order, static_cast<int>(spec.dims), normalized, &edges_);
     if (Error error =
-            lattice_.build(order, spec.features, static_cast<int>(spec.dims), parallel)) {
+            lattice_.build(order, spec.features, static_cast<int>(spec.dims), &packing, parallel)) {
       return error;
     }
     transform_.assign(spec.transform, spec.transform + spec.transform_size);
     if (labels == 1) transform_.resize(1);
     scale_ = 1.0f / (1.0f + std::ldexp(1.0f, -lattice_.dims()));
-    pack(order, parallel);
     if (!spec.self_message) find_self_shares(order, parallel);
-    if (spec.normalization != Normalization::kNone) normalize(order, spec.normalization, parallel);
+    if (normalized) normalize(order, spec.normalization, packing.splat_ones(), parallel);
     return {};
   }
 
@@ -62,34 +64,76 @@ class FilterKernel {
     return {part / 65535.0f, (equal ? part : 1.0f) / 65535.0f, !equal};
   }
 
-  // kCorners is D + 1, or zero where it is not known at compile time.
+  // Sum over the corners of the block's simplices of weight times the chunk's value of the row:
+  // one value for each pixel. kCorners is D + 1, or zero where it is not known at compile time.
   template <int kCorners>
-  void unpack(int64_t block, uint32_t row_step, Units units, BlockEdges* edges) const {
+  Vec<float, kLanes> slice(int64_t chunk, int64_t block, const float* values, Units units) const {
+    const int64_t count = (kCorners > 0 ? kCorners : lattice_.dims() + 1) * kLanes;
+    const uint16_t* weights = edges_.weights.data() + block * count;
+    const auto sum_of = [&](const auto* rows) {
+      fetch_ahead(weights, rows, count);
+      Vec<float, kLanes> sum = {};
+#pragma GCC unroll 6
+      for (int64_t i = 0; i < count; i += kLanes)
+        sum += unpack8(weights + i) * gather8(values, rows + i);
+      return sum;
+    };
+    const auto sum = edges_.wide[chunk] ? sum_of(edges_.wide_rows(block))
+                                        : sum_of(edges_.short_rows(chunk, block));
+    return sum * scaled(slice_scale_, block, units.slice);
+  }
+
+  // The other way round: sums (rows, 2) of the chunk += weight times the pixels' values. Pixels
+  // that follow one another add to the same rows, and each addition would wait for the one before:
+  // so even and odd pixels have sums of their own.
+  template <int kCorners>
+  void splat(int64_t chunk, int64_t block, Vec<float, kLanes> pixels, Units units,
+             float* sums) const {
+    const int64_t count = (kCorners > 0 ? kCorners : lattice_.dims() + 1) * kLanes;
+    const uint16_t* weights = edges_.weights.data() + block * count;
+    pixels *= scaled(symmetric_ ? slice_scale_ : splat_scale_, block, units.splat);
+    alignas(64) float parts[(kMaxFeatureDims + 1) * kLanes];
+    for (int64_t i = 0; i < count; i += kLanes) store(parts + i, unpack8(weights + i) * pixels);
+    const auto add_to_sums = [&](const auto* rows) {
+#pragma GCC unroll 8
+      for (int p = 0; p < kLanes; ++p) {
+#pragma GCC unroll 6
+        for (int64_t i = p; i < count; i += kLanes) sums[2 * rows[i] + p % 2] += parts[i];
+      }
+    };
+    edges_.wide[chunk] ? add_to_sums(edges_.wide_rows(block))
+                       : add_to_sums(edges_.short_rows(chunk, block));
+  }
+
+  // rows (rows) of the chunk = even and odd sums together, `unit` times.
+  void join_sums(int64_t chunk, const float* sums, float unit, float* rows) const {
+    const int64_t first = lattice_.chunk_row(chunk), end = lattice_.chunk_row(chunk + 1);
+    for (int64_t i = 0; i < end - first; ++i) {
+      rows[first + i] = (sums[2 * i] + sums[2 * i + 1]) * unit;
+    }
+  }
+
+  // The block's edges as rows of labels need them.
+  template <int kCorners>
+  void unpack(int64_t chunk, int64_t block, uint32_t row_step, Units units,
+              BlockEdges* edges) const {
     using F = Vec<float, kLanes>;
-    using I = Vec<int32_t, kLanes>;
     using U = Vec<uint32_t, kLanes>;
     using Short = Vec<uint16_t, kLanes>;
-    const int64_t corners = kCorners > 0 ? kCorners : lattice_.dims() + 1;
-    const int64_t first = block * corners * kLanes;
-    // Two blocks ahead: the hardware's own prefetching gives up at the end of each page.
-    const int64_t ahead = first + 2 * corners * kLanes;
-    for (int64_t i = 0; i < corners * kLanes; i += 32) {
-      __builtin_prefetch(weights_.data() + ahead + i);
-      __builtin_prefetch(short_rows_.data() + ahead + i);
-    }
-    const auto scaled = [block](const Buffer<float>& scale, float unit) {
-      return scale.size() ? load<F>(&scale[block * kLanes]) * unit : broadcast<F>(unit);
-    };
+    const int64_t count = (kCorners > 0 ? kCorners : lattice_.dims() + 1) * kLanes;
+    const uint16_t* weights = edges_.weights.data() + block * count;
+    const uint16_t* short_rows = edges_.short_rows(chunk, block);
+    const uint32_t* rows = edges_.wide_rows(block);
+    const bool wide = edges_.wide[chunk];
+    wide ? fetch_ahead(weights, rows, count) : fetch_ahead(weights, short_rows, count);
     const bool split = units.split;
-    const F slice = scaled(slice_scale_, units.slice);
-    const F splat = scaled(symmetric_ ? slice_scale_ : splat_scale_, units.splat);
-    for (int64_t i = 0; i < corners * kLanes; i += kLanes) {
-      const U row = short_rows_.size()
-                        ? __builtin_convertvector(load<Short>(&short_rows_[first + i]), U)
-                        : load<U>(&rows_[first + i]);
+    const F slice = scaled(slice_scale_, block, units.slice);
+    const F splat = scaled(symmetric_ ? slice_scale_ : splat_scale_, block, units.splat);
+    for (int64_t i = 0; i < count; i += kLanes) {
+      const U row =
+          wide ? load<U>(rows + i) : __builtin_convertvector(load<Short>(short_rows + i), U);
       store(edges->offset + i, row * row_step);
-      const F weight = __builtin_convertvector(
-          __builtin_convertvector(load<Short>(&weights_[first + i]), I), F);
+      const F weight = unpack8(weights + i);
       store(edges->slice + i, weight * slice);
       if (split) store(edges->splat + i, weight * splat);
     }
@@ -102,71 +146,159 @@ class FilterKernel {
 
   // out (blocks, 8) = the filter of one value for every pixel.
   void filter_ones(const PointOrder& order, Parallel parallel, float* out) const {
-    const int corners = lattice_.dims() + 1;
     const Units units = this->units(scale_);
     Buffer<float> rows(lattice_.rows());
     parallel(order.chunks(), [&](int64_t chunk) {
-      float* sums = rows.data() + lattice_.chunk_row(chunk);
-      std::memset(sums, 0,
-                  (lattice_.chunk_row(chunk + 1) - lattice_.chunk_row(chunk)) * sizeof(float));
+      Growing<float> sums;
+      sums.extend(2 * (lattice_.chunk_row(chunk + 1) - lattice_.chunk_row(chunk)), 0);
       order.for_each_block(chunk, [&](const PointOrder::Block& block) {
-        BlockEdges edges;
-        unpack<0>(block.index, 1, units, &edges);
-        for (int i = 0; i < corners * kLanes; ++i) sums[edges.offset[i]] += edges.splat_weights[i];
+        splat<0>(chunk, block.index, broadcast<Vec<float, kLanes>>(1.0f), units, sums.data());
       });
+      join_sums(chunk, sums.data(), 1.0f, rows.data());
     });
-    RowBlur<float, 1>::run(lattice_, rows.data(), 1, parallel);
-    parallel(order.chunks(), [&](int64_t chunk) {
-      const float* values = rows.data() + lattice_.chunk_row(chunk);
-      order.for_each_block(chunk, [&](const PointOrder::Block& block) {
-        BlockEdges edges;
-        unpack<0>(block.index, 1, units, &edges);
-        Vec<float, kLanes> sum = {};
-        for (int i = 0; i < corners * kLanes; i += kLanes) {
-          sum += load<Vec<float, kLanes>>(edges.slice + i) * gather8(values, edges.offset + i);
-        }
-        store(out + block.index * kLanes, sum);
-      });
-    });
+    blur_and_slice(order, &rows, units, parallel, out);
   }
 
  private:
-  void pack(const PointOrder& order, Parallel parallel) {
-    using F = Vec<float, kLanes>;
-    using I = Vec<int32_t, kLanes>;
-    using U = Vec<uint32_t, kLanes>;
-    using Short = Vec<uint16_t, kLanes>;
-    const int64_t stride = lattice_.stride();
-    bool fits = true;
-    for (int64_t chunk = 0; chunk < order.chunks(); ++chunk) {
-      fits &= lattice_.chunk_row(chunk + 1) - lattice_.chunk_row(chunk) <= 65536;
+  // Every pixel's edges. Rows take 16 bits until the chunk has too many of them; its part of the
+  // memory has room for 32.
+  struct PackedEdges {
+    Buffer<uint16_t> weights;         // (blocks, D + 1, 8)
+    Buffer<uint16_t> rows;            // (blocks, D + 1, 8), 32 bits each
+    std::vector<int64_t> first_rows;  // by chunk: where its rows of 16 bits would be for block 0
+    std::vector<char> wide;           // by chunk: whether its rows have 32 bits
+    int64_t stride;                   // (D + 1) * 8
+
+    uint16_t* short_rows(int64_t chunk, int64_t block) {
+      return rows.data() + first_rows[chunk] + block * stride;
     }
-    weights_.reset(order.blocks() * stride);
-    fits ? short_rows_.reset(weights_.size()) : rows_.reset(weights_.size());
-    parallel(order.chunks(), [&](int64_t chunk) {
-      order.for_each_block(chunk, [&](const PointOrder::Block& block) {
-        const int64_t first = block.index * stride;
-        const int32_t* row = lattice_.block_rows(block.index);
-        const float* weight = lattice_.block_weights(block.index);
-        for (int64_t i = 0; i < stride; i += kLanes) {
-          const F bounded = vector_max(load<F>(weight + i), F{}) * 65535.0f + 0.5f;
-          store(&weights_[first + i],
-                __builtin_convertvector(__builtin_convertvector(bounded, I), Short));
-          const U rows = load<U>(row + i);
-          if (fits) {
-            store(&short_rows_[first + i], __builtin_convertvector(rows, Short));
-          } else {
-            store(&rows_[first + i], rows);
-          }
-        }
-      });
-    });
-    lattice_.release_blocks();
+    const uint16_t* short_rows(int64_t chunk, int64_t block) const {
+      return const_cast<PackedEdges*>(this)->short_rows(chunk, block);
+    }
+    uint32_t* wide_rows(int64_t block) {
+      return reinterpret_cast<uint32_t*>(rows.data() + 2 * block * stride);
+    }
+    const uint32_t* wide_rows(int64_t block) const {
+      return const_cast<PackedEdges*>(this)->wide_rows(block);
+    }
+  };
+
+  static Vec<float, kLanes> unpack8(const uint16_t* weights) {
+    const auto integers =
+        __builtin_convertvector(load<Vec<uint16_t, kLanes>>(weights), Vec<int32_t, kLanes>);
+    return __builtin_convertvector(integers, Vec<float, kLanes>);
   }
 
-  void normalize(const PointOrder& order, Normalization normalization, Parallel parallel) {
+  // The edges of two blocks ahead: the hardware's own prefetching gives up at the end of each page.
+  template <typename Row>
+  static void fetch_ahead(const uint16_t* weights, const Row* rows, int64_t count) {
+    for (int64_t i = 2 * count; i < 3 * count; i += 32) {
+      __builtin_prefetch(weights + i);
+      __builtin_prefetch(rows + i);
+    }
+  }
+
+  static Vec<float, kLanes> scaled(const Buffer<float>& scale, int64_t block, float unit) {
+    using F = Vec<float, kLanes>;
+    return scale.size() ? load<F>(&scale[block * kLanes]) * unit : broadcast<F>(unit);
+  }
+
+  // Packs the edges while the lattice is built, and splats a one for every pixel on the way.
+  class Packing : public SimplexSink<float> {
+   public:
+    Packing(const PointOrder& order, int dims, bool splat_ones, PackedEdges* edges)
+        : order_(order), edges_(*edges), ones_(splat_ones ? order.chunks() : 0) {
+      edges_.stride = (dims + 1) * kLanes;
+      edges_.weights.reset(order.blocks() * edges_.stride);
+      edges_.rows.reset(2 * edges_.weights.size());
+      edges_.wide.assign(order.chunks(), 0);
+      for (int64_t chunk = 0; chunk < order.chunks(); ++chunk) {
+        edges_.first_rows.push_back(order.chunk_block(chunk) * edges_.stride);
+      }
+    }
+
+    void take(int64_t chunk, const PointOrder::Block& block, int64_t row_count, const int32_t* rows,
+              const float* weights, const int32_t* /*ranks*/) override {
+      using F = Vec<float, kLanes>;
+      using I = Vec<int32_t, kLanes>;
+      using Short = Vec<uint16_t, kLanes>;
+      const int64_t stride = edges_.stride;
+      if (row_count > 65536 && !edges_.wide[chunk]) widen(chunk, block.index);
+      alignas(64) float rounded[(kMaxFeatureDims + 1) * kLanes];
+      uint16_t* packed = edges_.weights.data() + block.index * stride;
+      for (int64_t i = 0; i < stride; i += kLanes) {
+        const F bounded = vector_max(load<F>(weights + i), F{}) * 65535.0f + 0.5f;
+        const I integer = __builtin_convertvector(bounded, I);
+        store(packed + i, __builtin_convertvector(integer, Short));
+        store(rounded + i, __builtin_convertvector(integer, F));
+      }
+      if (edges_.wide[chunk]) {
+        std::memcpy(edges_.wide_rows(block.index), rows, stride * sizeof(int32_t));
+      } else {
+        uint16_t* short_rows = edges_.short_rows(chunk, block.index);
+        for (int64_t i = 0; i < stride; i += kLanes) {
+          store(short_rows + i, __builtin_convertvector(load<I>(rows + i), Short));
+        }
+      }
+      if (ones_.empty()) return;
+      // Pixels that follow one another add to the same rows: every other one has its own.
+      auto& ones = ones_[chunk];
+      if (static_cast<int64_t>(ones.size()) < 2 * row_count) {
+        ones.extend(2 * row_count - ones.size(), 0);
+      }
+      float* sums = ones.data();
+      for (int p = 0; p < kLanes; ++p) {
+        for (int64_t i = p; i < stride; i += kLanes) sums[2 * rows[i] + p % 2] += rounded[i];
+      }
+    }
+
+    // By chunk: (rows, 2), sums of the packed weights of the even and of the odd pixels.
+    std::vector<Growing<float>>& splat_ones() { return ones_; }
+
+   private:
+    // Gives the rows of the chunk's blocks before `end` 32 bits, the last block first: no block's
+    // new place reaches into an earlier one's old place.
+    void widen(int64_t chunk, int64_t end) {
+      using I = Vec<int32_t, kLanes>;
+      using Short = Vec<uint16_t, kLanes>;
+      alignas(64) int32_t rows[(kMaxFeatureDims + 1) * kLanes];
+      for (int64_t block = end - 1; block >= order_.chunk_block(chunk); --block) {
+        const uint16_t* from = edges_.short_rows(chunk, block);
+        for (int64_t i = 0; i < edges_.stride; i += kLanes) {
+          store(rows + i, __builtin_convertvector(load<Short>(from + i), I));
+        }
+        std::memcpy(edges_.wide_rows(block), rows, edges_.stride * sizeof(int32_t));
+      }
+      edges_.wide[chunk] = 1;
+    }
+
+    const PointOrder& order_;
+    PackedEdges& edges_;
+    std::vector<Growing<float>> ones_;
+  };
+
+  // out (blocks, 8) = what the splat values `rows` are to the pixels; the rows are lost.
+  void blur_and_slice(const PointOrder& order, Buffer<float>* rows, Units units, Parallel parallel,
+                      float* out) const {
+    RowBlur<float, 1>::run(lattice_, rows->data(), 1, parallel);
+    parallel(order.chunks(), [&](int64_t chunk) {
+      const float* values = rows->data() + lattice_.chunk_row(chunk);
+      order.for_each_block(chunk, [&](const PointOrder::Block& block) {
+        store(out + block.index * kLanes, slice<0>(chunk, block.index, values, units));
+      });
+    });
+  }
+
+  void normalize(const PointOrder& order, Normalization normalization,
+                 std::vector<Growing<float>>& ones, Parallel parallel) {
+    const Units units = this->units(scale_);
+    Buffer<float> rows(lattice_.rows());
+    parallel(order.chunks(), [&](int64_t chunk) {
+      join_sums(chunk, ones[chunk].data(), units.splat, rows.data());
+      ones[chunk] = {};
+    });
     Buffer<float> norm(order.blocks() * kLanes);
-    filter_ones(order, parallel, norm.data());
+    blur_and_slice(order, &rows, units, parallel, norm.data());
     if (normalization == Normalization::kMean) {
       std::vector<double> sums(order.chunks());
       parallel(order.chunks(), [&](int64_t chunk) {
@@ -208,7 +340,7 @@ class FilterKernel {
     parallel(order.chunks(), [&](int64_t chunk) {
       order.for_each_block(chunk, [&](const PointOrder::Block& block) {
         BlockEdges edges;
-        unpack<0>(block.index, 1, units, &edges);
+        unpack<0>(chunk, block.index, 1, units, &edges);
         for (int p = 0; p < kLanes; ++p) {
           float share = 0;
           for (int a = 0; a <= dims; ++a) {
@@ -225,14 +357,12 @@ class FilterKernel {
 
   Lattice<float> lattice_;
   std::vector<float> transform_;
-  float scale_ = 1.0f;             // what a filtered value is multiplied with
-  bool symmetric_ = false;         // slice_scale_ serves the splat too
-  Buffer<uint16_t> weights_;       // (blocks, D + 1, 8)
-  Buffer<uint16_t> short_rows_;    // (blocks, D + 1, 8), or empty
-  Buffer<uint32_t> rows_;          // the same where 16 bits are too few
-  Buffer<float> slice_scale_;      // (blocks, 8), or empty for one
-  Buffer<float> splat_scale_;      // (blocks, 8), or empty for one
-  Buffer<float> self_share_;       // (blocks, 8), or empty
+  float scale_ = 1.0f;      // what a filtered value is multiplied with
+  bool symmetric_ = false;  // slice_scale_ serves the splat too
+  PackedEdges edges_;
+  Buffer<float> slice_scale_;  // (blocks, 8), or empty for one
+  Buffer<float> splat_scale_;  // (blocks, 8), or empty for one
+  Buffer<float> self_share_;   // (blocks, 8), or empty
 };
 
 // How many vertices a simplex of the first and of the second kernel has, where there are two

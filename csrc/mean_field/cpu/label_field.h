@@ -77,7 +77,7 @@ class LabelField {
         keep_own(block, values);
         for (size_t k = 0; k < kernels_.size(); ++k) {
           BlockEdges edges;
-          kernels_[k].unpack<0>(block.index, row_step(), units_[k], &edges);
+          kernels_[k].unpack<0>(chunk, block.index, row_step(), units_[k], &edges);
           splat(k, chunk, edges, values);
         }
       });
@@ -89,7 +89,7 @@ class LabelField {
         std::memset(values, 0, kLanes * stride_ * sizeof(float));
         for (size_t k = 0; k < kernels_.size(); ++k) {
           BlockEdges edges;
-          kernels_[k].unpack<0>(block.index, row_step(), units_[k], &edges);
+          kernels_[k].unpack<0>(chunk, block.index, row_step(), units_[k], &edges);
           slice(k, chunk, edges, values);
         }
         if (has_self_shares_) subtract_own(block, values);
@@ -103,7 +103,7 @@ class LabelField {
   static constexpr int64_t kWidth = sizeof(V) / sizeof(float);
   static constexpr int64_t kGroupFloats = kGroup * kWidth;
   static constexpr int64_t kMaxStride = kOneGroup ? kGroupFloats : 1024;  // a thousand labels
-  static constexpr int64_t kRowUnit = 2;  // floats; x86 multiplies an index by 8 bytes for free
+  static constexpr int64_t kRowUnit = 2;    // floats; x86 multiplies an index by 8 bytes for free
   static constexpr float kAbsent = -1e30f;  // logit of the labels that fill up a row
 
   float* block_of(Buffer<float>& pixels, const PointOrder::Block& block) const {
@@ -230,8 +230,10 @@ class LabelField {
       alignas(64) float values[kLanes * kMaxStride];
       BlockEdges edges[2];
       if constexpr (Corners::first > 0) {
-        kernels_[0].template unpack<Corners::first>(block.index, row_step(), units_[0], &edges[0]);
-        kernels_[1].template unpack<Corners::second>(block.index, row_step(), units_[1], &edges[1]);
+        kernels_[0].template unpack<Corners::first>(chunk, block.index, row_step(), units_[0],
+                                                    &edges[0]);
+        kernels_[1].template unpack<Corners::second>(chunk, block.index, row_step(), units_[1],
+                                                     &edges[1]);
       }
       Pixels scale = broadcast<Pixels>(1.0f);
       if (!first) {
@@ -248,7 +250,7 @@ class LabelField {
         splat_both(corners, chunk, edges, values, scale);
       } else {
         for (size_t k = 0; k < kernels_.size(); ++k) {
-          kernels_[k].template unpack<0>(block.index, row_step(), units_[k], &edges[0]);
+          kernels_[k].template unpack<0>(chunk, block.index, row_step(), units_[k], &edges[0]);
           splat(k, chunk, edges[0], values);
         }
       }
@@ -262,7 +264,7 @@ class LabelField {
   // block is done again.
   template <typename Corners>
   Pixels update(Corners corners, int64_t chunk, const PointOrder::Block& block,
-                            const BlockEdges* edges, float* values) {
+                const BlockEdges* edges, float* values) {
     logits(corners, chunk, block, edges, values);
     const Pixels total = exponentiate(values);
     if (within_range(total)) return 1.0f / total;
@@ -300,7 +302,7 @@ class LabelField {
       std::memcpy(values, unary, kLanes * stride() * sizeof(float));
       for (size_t k = 0; k < kernels_.size(); ++k) {
         BlockEdges own;
-        kernels_[k].template unpack<0>(block.index, row_step(), units_[k], &own);
+        kernels_[k].template unpack<0>(chunk, block.index, row_step(), units_[k], &own);
         slice(k, chunk, own, values);
       }
     }
@@ -343,7 +345,7 @@ class LabelField {
         load_group(values + p * stride() + g, value);
         V highest = value[0];
         for (int z = 1; z < kGroup; ++z) highest = vector_max(highest, value[z]);
-        if (!any_above(highest, broadcast<V>(kNegligible))) continue;
+        if (above_bits(highest, broadcast<V>(kNegligible)) == 0) continue;
         splat_pixel<0, kGroup>(edges, corners, p, rows, value);
       }
     }
@@ -364,7 +366,7 @@ class LabelField {
       int64_t where = 0;
       for (int z = 0; z < kGroup; ++z) {
         value[z] *= factors[p];
-        const bool counts = kGroup == 1 || any_above(value[z], broadcast<V>(kNegligible));
+        const bool counts = kGroup == 1 || above_bits(value[z], broadcast<V>(kNegligible)) != 0;
         above += counts;
         where = counts ? z * kWidth : where;
       }
@@ -448,8 +450,7 @@ class LabelField {
     for (int p = 0; p < kLanes; ++p) {
       sums[p] = V{};
       for (int64_t l = p * stride(); l < (p + 1) * stride(); l += kWidth) {
-        const V power =
-            exp2_approx<kWidth>(vector_min(load<V>(values + l), broadcast<V>(126.0f)));
+        const V power = exp2_approx<kWidth>(vector_min(load<V>(values + l), broadcast<V>(126.0f)));
         store(values + l, power);
         sums[p] += power;
       }
@@ -472,10 +473,7 @@ class LabelField {
   Pixels read_plane(const float* planes, const PointOrder::Block& block, int64_t l) const {
     const float* from = planes + l * order_.points() + block.point;
     __builtin_prefetch(from + 2 * kLanes);  // the next column of this line of the strip
-    if (block.count == kLanes) return load<Pixels>(from);
-    Pixels value;
-    for (int p = 0; p < kLanes; ++p) value[p] = from[std::min(p, block.count - 1)];
-    return value;
+    return load_first(from, block.count);
   }
 
   // values (8, stride) = plane(l) for each label l, `filler` for the labels that fill up a row.
@@ -489,7 +487,7 @@ class LabelField {
       transpose8(planes, pixels);
       const int64_t width = std::min<int64_t>(kLanes, stride() - first);
       for (int p = 0; p < kLanes; ++p) {
-        std::memcpy(values + p * stride() + first, &pixels[p], width * sizeof(float));
+        store_first(values + p * stride() + first, pixels[p], width);
       }
     }
   }
@@ -504,15 +502,20 @@ class LabelField {
     const int64_t points = order_.points();
     for (int64_t first = 0; first < labels_; first += kLanes) {
       Pixels pixel[kLanes] = {}, plane[kLanes];
-      const int64_t width = std::min<int64_t>(kLanes, stride_ - first);
+      const int64_t width = std::min<int64_t>(kLanes, stride() - first);
       for (int p = 0; p < kLanes; ++p) {
-        std::memcpy(&pixel[p], values + p * stride_ + first, width * sizeof(float));
+        const float* from = values + p * stride() + first;
+        if (width == kLanes) {
+          pixel[p] = load<Pixels>(from);
+        } else {
+          std::memcpy(&pixel[p], from, width * sizeof(float));
+        }
       }
       transpose8(pixel, plane);
       for (int64_t l = first; l < std::min(labels_, first + kLanes); ++l) {
         float* to = planes + l * points + block.point;
         __builtin_prefetch(to + 2 * kLanes, 1);
-        std::memcpy(to, &plane[l - first], block.count * sizeof(float));
+        store_first(to, plane[l - first], block.count);
       }
     }
   }

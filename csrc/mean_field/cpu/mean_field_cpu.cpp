@@ -1,8 +1,7 @@
-#include "../mean_field.h"
-
 #include <memory>
 #include <vector>
 
+#include "../mean_field.h"
 #include "binary_field.h"
 #include "filter_kernel.h"
 #include "label_field.h"

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "../../common/parallel.h"
 #include "../../common/simd.h"
@@ -38,17 +39,21 @@ struct RowBlur {
 
   // values (rows, stride) in place: duplicates are added to their primary rows, each axis in turn
   // becomes v + (previous + next) / 2, and the result is copied back to the duplicates.
-  static void run(const Lattice<float>& lattice, float* values, int64_t groups,
-                  Parallel parallel) {
+  static void run(const Lattice<float>& lattice, float* values, int64_t groups, Parallel parallel) {
     const int64_t stride = groups * kGroupFloats;
     gather_duplicates(lattice, values, stride, parallel);
     for (int j = 0; j <= lattice.dims(); ++j) {
       const auto& axis = lattice.axis(j);
       const int64_t tasks = std::clamp<int64_t>(axis.rows.size() / 1024, 1, 64);
       parallel(tasks, [&](int64_t task) {
-        const auto [begin, end] = Lattice<float>::chain_range(axis, task, tasks);
-        for (int64_t g = 0; g < groups; ++g) {
-          blur_chains(axis, begin, end, values + g * kGroupFloats, stride);
+        const int64_t begin = Lattice<float>::cut(axis, task, tasks);
+        const int64_t end = Lattice<float>::cut(axis, task + 1, tasks);
+        if constexpr (std::is_same_v<V, float>) {
+          blur_values(axis, begin, end, values);
+        } else {
+          for (int64_t g = 0; g < groups; ++g) {
+            blur_rows(axis, begin, end, values + g * kGroupFloats, stride);
+          }
         }
       });
     }
@@ -91,40 +96,65 @@ struct RowBlur {
   }
 
  private:
-  // Walks each chain with the previous and the current row in registers, so that it needs no
-  // second copy of the rows.
-  static void blur_chains(const typename Lattice<float>::Axis& axis, int64_t begin, int64_t end,
-                          float* group, int64_t stride) {
-    constexpr int64_t kAhead = 8;
+  // Single values: most chains are short, and a loop over each of them would mispredict its end
+  // each time. So the chains at positions [begin, end) are taken as one line with gaps in it.
+  static void blur_values(const typename Lattice<float>::Axis& axis, int64_t begin, int64_t end,
+                          float* values) {
+    using F = Vec<float, kLanes>;
+    using I = Vec<int32_t, kLanes>;
+    using Byte = Vec<uint8_t, kLanes>;
+    constexpr int64_t kTile = 512;
     const int32_t* rows = axis.rows.data();
-    const int64_t total = static_cast<int64_t>(axis.rows.size());
-    for (int64_t chain = begin; chain < end; ++chain) {
-      int64_t i = axis.starts[chain];
-      const int64_t last = axis.starts[chain + 1] - 1;
-      V previous[kGroup], own[kGroup];
-      float* row = group + rows[i] * stride;
+    const uint8_t* heads = axis.heads.data();
+    // The tile's values, after the one before it and before the one behind it.
+    float own[1 + kTile + 1 + kLanes];
+    own[0] = 0;
+    for (int64_t first = begin; first < end; first += kTile) {
+      const int64_t count = std::min(kTile, end - first);
+      const int32_t* row = rows + first;
+      for (int64_t i = 0; i < count; ++i) own[1 + i] = values[row[i]];
+      own[1 + count] = first + count < end ? values[row[count]] : 0.0f;
+      for (int64_t i = 0; i < count; i += kLanes) {
+        const auto head_at = [&](int64_t at) {
+          return __builtin_convertvector(load<Byte>(heads + first + at), I) != 0;
+        };
+        const F previous = head_at(i) ? F{} : load<F>(own + i);
+        const F next = head_at(i + 1) ? F{} : load<F>(own + i + 2);
+        alignas(32) float blurred[kLanes];
+        store(blurred, load<F>(own + i + 1) + (previous + next) * 0.5f);
+        const int64_t used = std::min<int64_t>(kLanes, count - i);
+        for (int64_t p = 0; p < used; ++p) values[row[i + p]] = blurred[p];
+      }
+      own[0] = own[count];
+    }
+  }
+
+  // The same with rows of labels: the previous and the current row stay in registers, so that no
+  // second copy of the rows is needed.
+  static void blur_rows(const typename Lattice<float>::Axis& axis, int64_t begin, int64_t end,
+                        float* group, int64_t stride) {
+    using I = Vec<int32_t, kLanesOfV>;
+    constexpr int64_t kAhead = 8;
+    if (begin == end) return;
+    const int32_t* rows = axis.rows.data();
+    const uint8_t* heads = axis.heads.data();
+    float* row = group + rows[begin] * stride;
+    V previous[kGroup] = {}, own[kGroup];
+    for (int z = 0; z < kGroup; ++z) own[z] = load<V>(row + z * kLanesOfV);
+    for (int64_t i = begin; i < end; ++i) {
+      const float* ahead = group + rows[std::min(i + kAhead, end - 1)] * stride;
+      __builtin_prefetch(ahead, 1);
+      if (kGroup > 1) __builtin_prefetch(ahead + kGroupFloats - 1, 1);
+      float* next_row = group + rows[std::min(i + 1, end - 1)] * stride;
+      const I joined = broadcast<I>(heads[i + 1] - 1);  // all bits, but none where a chain ends
       for (int z = 0; z < kGroup; ++z) {
-        previous[z] = V{};
-        own[z] = load<V>(row + z * kLanesOfV);
+        const V next = load<V>(next_row + z * kLanesOfV);
+        const V neighbours = previous[z] + (V)((I)next & joined);
+        store(row + z * kLanesOfV, own[z] + neighbours * 0.5f);
+        previous[z] = (V)((I)own[z] & joined);
+        own[z] = next;
       }
-      for (; i < last; ++i) {
-        if (kGroup > 1 && i + kAhead < total) {
-          const float* ahead = group + rows[i + kAhead] * stride;
-          __builtin_prefetch(ahead, 1);
-          __builtin_prefetch(ahead + kGroupFloats - 1, 1);
-        }
-        float* next_row = group + rows[i + 1] * stride;
-        for (int z = 0; z < kGroup; ++z) {
-          const V next = load<V>(next_row + z * kLanesOfV);
-          store(row + z * kLanesOfV, own[z] + (previous[z] + next) * 0.5f);
-          previous[z] = own[z];
-          own[z] = next;
-        }
-        row = next_row;
-      }
-      for (int z = 0; z < kGroup; ++z) {
-        store(row + z * kLanesOfV, own[z] + previous[z] * 0.5f);
-      }
+      row = next_row;
     }
   }
 };

@@ -1,10 +1,10 @@
-#include "lattice.h"
-
 #include <cmath>
 #include <limits>
 #include <type_traits>
 
 #include "../simplex_math.h"
+#include "lattice.h"
+#include "region_table.h"
 
 namespace fastseg {
 namespace FASTSEG_ISA {
@@ -13,11 +13,11 @@ namespace {
 // Eight points on their way into the lattice.
 template <typename Scalar>
 struct PlacedBlock {
-  alignas(64) Scalar feature[kMaxFeatureDims][kLanes];      // scaled
-  alignas(64) Scalar weight[kMaxFeatureDims + 1][kLanes];   // of the vertex of remainder k
-  alignas(64) int32_t cell[kMaxFeatureDims + 1][kLanes];    // of the vertex of remainder 0
+  alignas(64) Scalar feature[kMaxFeatureDims][kLanes];     // scaled
+  alignas(64) Scalar weight[kMaxFeatureDims + 1][kLanes];  // of the vertex of remainder k
+  alignas(64) int32_t cell[kMaxFeatureDims + 1][kLanes];   // of the vertex of remainder 0
   alignas(64) int32_t rank[kMaxFeatureDims + 1][kLanes];
-  alignas(64) int32_t lowered[kMaxFeatureDims + 1][kLanes]; // coordinates one cell lower, as bits
+  alignas(64) int32_t lowered[kMaxFeatureDims + 1][kLanes];  // coordinates one cell lower, as bits
 };
 
 template <typename Scalar, int kDims>
@@ -59,204 +59,359 @@ auto place_block_of_dims(int dims) {
   return kPlace[dims - 1];
 }
 
-}  // namespace
-
-template <typename Real>
-Error Lattice<Real>::build(const PointOrder& order, const Real* features, int dims,
-                           Parallel parallel) {
-  dims_ = dims;
-  std::vector<Range> cells;
+// Bounds of the cell coordinates (D + 1) from those of the features; returns the largest elevated
+// value.
+double cell_ranges(const std::vector<CellRange>& feature, std::vector<CellRange>* cells) {
+  const int dims = static_cast<int>(feature.size());
+  cells->resize(dims + 1);
   double largest = 0;
-  if (Error error = measure(order, features, parallel, &cells, &largest)) return error;
-  const size_t size = static_cast<size_t>(order.blocks()) * stride();
-  rows_.reset(size);
-  weights_.reset(size);
-  if (keep_ranks_) ranks_.reset(size);
-  // Beyond 2^20 a float has too few bits left for the barycentric weights (and for round_even).
-  const bool in_double = largest > 1048576.0;
-  if (Fields<1> fields; lay_out(cells, dims, &fields)) {
-    return build_with_keys(order, features, parallel, fields, in_double);
+  CellRange sum = {0, 0};
+  for (int j = dims; j >= 0; --j) {
+    CellRange elevated = sum;
+    if (j > 0) {
+      const double scale = feature_scale(j - 1, dims);
+      const double low = feature[j - 1].low * scale, high = feature[j - 1].high * scale;
+      elevated.low -= j * high;
+      elevated.high -= j * low;
+      sum.low += low;
+      sum.high += high;
+    }
+    largest = std::max({largest, -elevated.low, elevated.high});
+    // One step of rounding, one of correction, one down inside the simplex, one to a neighbour.
+    (*cells)[j] = {std::floor(elevated.low / (dims + 1)) - 4,
+                   std::ceil(elevated.high / (dims + 1)) + 4};
   }
-  if (Fields<2> fields; lay_out(cells, dims, &fields)) {
-    return build_with_keys(order, features, parallel, fields, in_double);
-  }
-  Fields<kMaxFeatureDims / 2 + 1> fields;
-  lay_out(cells, dims, &fields);
-  return build_with_keys(order, features, parallel, fields, in_double);
+  return largest;
 }
 
-// Bounds of the cell coordinates from the bounds of the features, and the largest elevated value.
+// The rows of one chunk's vertices, numbered as they are first touched, simplex by simplex.
+//
+// A vertex of a point's simplex is the remainder-0 vertex (the base) with some coordinates one
+// cell lower. Up to five dimensions that set of coordinates indexes a table, and there are three
+// ways to a row, each for its own density of points:
+//  - where the cells of the chunk are few, they are an array of rows;
+//  - where several points share a base, it has a table of rows, one for each set;
+//  - else each vertex is looked up by itself.
+template <typename Scalar, int kWords>
+class ChunkRows {
+ public:
+  ChunkRows(const KeyFields<kWords>& fields, const std::vector<CellRange>& cells, int dims,
+            int64_t points, Growing<Key<kWords>>* keys)
+      : fields_(fields), dims_(dims), keys_(keys) {
+    if (dims > kTabulatedDims) return;
+    way_ = kByBase;
+    for (int set = 0; set < 1 << (dims + 1); ++set) {
+      lowered_[set] = {};
+      for (int i = 0; i <= dims; ++i) {
+        if (set >> i & 1) lowered_[set] = lowered_[set] + fields.step(i);
+      }
+    }
+    lay_out_cells(cells, points);
+  }
+
+  // rows (D + 1, 8) of the block's simplices.
+  void find(const PlacedBlock<Scalar>& placed, int32_t* rows) {
+    if (way_ == kByCell) return find_by_cell(placed, rows);
+    Base bases[kLanes];
+    pack_bases(placed, bases);
+    if (way_ == kByBase) return find_by_base(placed, bases, rows);
+    find_singly(placed, bases, rows);
+  }
+
+ private:
+  static constexpr int kTabulatedDims = 5;
+  enum Way { kByCell, kByBase, kSingly };
+  using Base = Key<kWords>;
+
+  // Index of a cell: its coordinates, but the one that is widest, and the remainder.
+  void lay_out_cells(const std::vector<CellRange>& cells, int64_t points) {
+    int widest = 0;
+    for (int i = 1; i <= dims_; ++i) {
+      if (cells[i].extent() > cells[widest].extent()) widest = i;
+    }
+    double size = 1;
+    for (int i = 0; i <= dims_; ++i) {
+      cell_stride_[i] = i == widest ? 0 : static_cast<int32_t>(size);
+      cell_low_[i] = static_cast<int32_t>(cells[i].low);
+      if (i != widest) size *= static_cast<double>(cells[i].extent());
+      if (size * (dims_ + 1) > 2.0 * static_cast<double>(points)) return;
+    }
+    for (int set = 0; set < 1 << (dims_ + 1); ++set) {
+      int32_t offset = 0;
+      for (int i = 0; i <= dims_; ++i) {
+        if (set >> i & 1) offset += static_cast<int32_t>(size) - cell_stride_[i];
+      }
+      cell_offset_[set] = offset;
+    }
+    way_ = kByCell;
+    row_of_.extend(static_cast<size_t>(size) * (dims_ + 1), 0xff);
+  }
+
+  void find_by_cell(const PlacedBlock<Scalar>& placed, int32_t* rows) {
+    using I = Vec<int32_t, kLanes>;
+    I index = {};
+    for (int i = 0; i <= dims_; ++i) {
+      index += (load<I>(placed.cell[i]) - cell_low_[i]) * cell_stride_[i];
+    }
+    alignas(32) int32_t base[kLanes];
+    store(base, index);
+    int32_t missing = 0;
+    for (int k = 0; k <= dims_; ++k) {
+      for (int p = 0; p < kLanes; ++p) {
+        const int32_t row = row_of_[base[p] + cell_offset_[placed.lowered[k][p]]];
+        rows[k * kLanes + p] = row;
+        missing |= row;
+      }
+    }
+    if (missing >= 0) return;
+    Base bases[kLanes];
+    pack_bases(placed, bases);
+    for (int p = 0; p < kLanes; ++p) {
+      for (int k = 0; k <= dims_; ++k) {
+        if (rows[k * kLanes + p] >= 0) continue;
+        int32_t& row = row_of_[base[p] + cell_offset_[placed.lowered[k][p]]];
+        if (row < 0) row = append(bases[p] + lowered_[placed.lowered[k][p]]);
+        rows[k * kLanes + p] = row;
+      }
+    }
+  }
+
+  void pack_bases(const PlacedBlock<Scalar>& placed, Base* bases) const {
+    using U = Vec<uint64_t, kLanes>;
+    for (int w = 0; w < kWords; ++w) {
+      U packed = {};
+      for (int i = 0; i < dims_; ++i) {
+        if (kWords > 1 && fields_.word[i] != w) continue;
+        const auto cell = load<Vec<int32_t, kLanes>>(placed.cell[i]);
+        const auto wide = __builtin_convertvector(cell, Vec<int64_t, kLanes>);
+        packed += (U)(wide - fields_.low[i]) << fields_.shift[i];
+      }
+      for (int p = 0; p < kLanes; ++p) bases[p].word[w] = packed[p];
+    }
+  }
+
+  void find_by_base(const PlacedBlock<Scalar>& placed, const Base* bases, int32_t* rows) {
+    uint64_t hash[kLanes];
+    for (int p = 0; p < kLanes; ++p) {
+      hash[p] = bases[p].hash();
+      base_table_.prefetch(hash[p]);
+    }
+    size_t first[kLanes];
+    for (int p = 0; p < kLanes; ++p) {
+      if (base_count_ == 0 || !(bases[p] == last_base_)) {
+        last_base_ = bases[p];
+        last_table_ = base_table_.find_or_insert(bases[p], hash[p], base_count_);
+        if (last_table_ == base_count_) {
+          ++base_count_;
+          row_of_.extend(size_t{1} << (dims_ + 1), 0xff);
+        }
+      }
+      first[p] = static_cast<size_t>(last_table_) << (dims_ + 1);
+    }
+    int32_t missing = 0;
+    for (int k = 0; k <= dims_; ++k) {
+      for (int p = 0; p < kLanes; ++p) {
+        const int32_t row = row_of_[first[p] + placed.lowered[k][p]];
+        rows[k * kLanes + p] = row;
+        missing |= row;
+      }
+    }
+    if (missing < 0) {
+      for (int p = 0; p < kLanes; ++p) {
+        for (int k = 0; k <= dims_; ++k) {
+          if (rows[k * kLanes + p] >= 0) continue;
+          int32_t& row = row_of_[first[p] + placed.lowered[k][p]];
+          if (row < 0) row = look_up(bases[p] + lowered_[placed.lowered[k][p]]);
+          rows[k * kLanes + p] = row;
+        }
+      }
+    }
+    points_placed_ += kLanes;
+    if (base_count_ > 1024 && base_count_ * kFewestSharing > points_placed_) way_ = kSingly;
+  }
+
+  void find_singly(const PlacedBlock<Scalar>& placed, const Base* bases, int32_t* rows) {
+    Key<kWords> simplex[kLanes][kMaxFeatureDims + 1];
+    uint64_t hash[kLanes][kMaxFeatureDims + 1];
+    for (int p = 0; p < kLanes; ++p) {
+      simplex[p][0] = bases[p];
+      for (int k = 1; k <= dims_; ++k) {
+        const int lowered = placed.lowered[k][p] ^ placed.lowered[k - 1][p];
+        simplex[p][k] = simplex[p][k - 1] + fields_.step(__builtin_ctz(lowered));
+      }
+      for (int k = 0; k <= dims_; ++k) {
+        hash[p][k] = simplex[p][k].hash();
+        table_.prefetch(hash[p][k]);
+      }
+    }
+    for (int p = 0; p < kLanes; ++p) {
+      for (int k = 0; k <= dims_; ++k) rows[k * kLanes + p] = look_up(simplex[p][k], hash[p][k]);
+    }
+  }
+
+  int32_t append(const Key<kWords>& key) {
+    keys_->push_back(key);
+    return static_cast<int32_t>(keys_->size()) - 1;
+  }
+  int32_t look_up(const Key<kWords>& key) { return look_up(key, key.hash()); }
+  int32_t look_up(const Key<kWords>& key, uint64_t hash) {
+    const int32_t fresh = static_cast<int32_t>(keys_->size());
+    const int32_t row = table_.find_or_insert(key, hash, fresh);
+    if (row == fresh) keys_->push_back(key);
+    return row;
+  }
+
+  static constexpr int64_t kFewestSharing = 6;  // points to a base, on average
+
+  const KeyFields<kWords>& fields_;
+  const int dims_;
+  Growing<Key<kWords>>* const keys_;
+  Way way_ = kSingly;
+  Key<kWords> lowered_[2 << kTabulatedDims];  // by set: what it adds to the base's key
+  Growing<int32_t> row_of_;                   // (D + 1, cells) or (bases, 2^(D + 1)): row, or -1
+  int32_t cell_low_[kTabulatedDims + 1], cell_stride_[kTabulatedDims + 1];
+  int32_t cell_offset_[2 << kTabulatedDims];  // by set: from the base's cell to the vertex's
+  VertexTable<kWords> base_table_, table_;
+  Base last_base_ = {};
+  int32_t last_table_ = -1, base_count_ = 0;
+  int64_t points_placed_ = 0;
+};
+
+}  // namespace
+template <typename Real>
+Error Lattice<Real>::build(const PointOrder& order, const Real* features, int dims,
+                           SimplexSink<Real>* sink, Parallel parallel) {
+  dims_ = dims;
+  std::vector<CellRange> cells;
+  std::vector<std::vector<CellRange>> chunk_cells;
+  double largest = 0;
+  if (Error error = measure(order, features, parallel, &cells, &chunk_cells, &largest)) {
+    return error;
+  }
+  // Beyond 2^20 a float has too few bits left for the barycentric weights (and for round_even).
+  const bool in_double = largest > 1048576.0;
+  const auto with = [&](auto fields) {
+    return build_with_keys(order, features, fields, cells, chunk_cells, in_double, sink, parallel);
+  };
+  if (KeyFields<1> fields; fields.lay_out(cells, dims)) return with(fields);
+  if (KeyFields<2> fields; fields.lay_out(cells, dims)) return with(fields);
+  KeyFields<kMaxFeatureDims / 2 + 1> fields;
+  fields.lay_out(cells, dims);
+  return with(fields);
+}
+
+// Bounds of the cell coordinates from the bounds of the features, of the image and of each chunk,
+// and the largest elevated value.
 template <typename Real>
 Error Lattice<Real>::measure(const PointOrder& order, const Real* features, Parallel parallel,
-                             std::vector<Range>* cells, double* largest) const {
+                             std::vector<CellRange>* cells,
+                             std::vector<std::vector<CellRange>>* chunk_cells,
+                             double* largest) const {
   using V = Vec<Real, kLanes>;
-  const int64_t points = order.points();
-  const int64_t tasks = order.chunks();
-  std::vector<Range> ranges(dims_ * tasks);
-  std::vector<char> finite(dims_ * tasks, 1);
-  parallel(tasks, [&](int64_t task) {
-    const int64_t begin = points * task / tasks, end = points * (task + 1) / tasks;
+  struct Range {
+    Real low, high, bad;  // bad: zero where all are finite, and else NaN
+  };
+  const int64_t points = order.points(), chunks = order.chunks();
+  std::vector<Range> ranges(chunks * dims_);
+  parallel(chunks, [&](int64_t chunk) {
+    V low[kMaxFeatureDims], high[kMaxFeatureDims], bad[kMaxFeatureDims];
+    bool begun = false;
+    order.for_each_block(chunk, [&](const PointOrder::Block& block) {
+      for (int d = 0; d < dims_; ++d) {
+        const Real* row = features + d * points + block.point;
+        V x = {};
+        if (block.count == kLanes) {
+          x = load<V>(row);
+          __builtin_prefetch(row + 2 * kLanes);
+        } else {
+          for (int p = 0; p < kLanes; ++p) x[p] = row[std::min(p, block.count - 1)];
+        }
+        low[d] = begun ? vector_min(x, low[d]) : x;
+        high[d] = begun ? vector_max(x, high[d]) : x;
+        bad[d] = begun ? bad[d] + (x - x) : x - x;
+      }
+      begun = true;
+    });
     for (int d = 0; d < dims_; ++d) {
-      const Real* row = features + d * points;
-      V low = broadcast<V>(row[begin]), high = low, not_finite = {};
-      int64_t i = begin;
-      for (; i + kLanes <= end; i += kLanes) {
-        const V x = load<V>(row + i);
-        low = vector_min(x, low);
-        high = vector_max(x, high);
-        not_finite += x - x;
-      }
-      Real lowest = low[0], highest = high[0], bad = 0;
+      Range range = {low[d][0], high[d][0], 0};
       for (int p = 0; p < kLanes; ++p) {
-        lowest = std::min(lowest, low[p]);
-        highest = std::max(highest, high[p]);
-        bad += not_finite[p];
+        range = {std::min(range.low, low[d][p]), std::max(range.high, high[d][p]),
+                 range.bad + bad[d][p]};
       }
-      for (; i < end; ++i) {
-        lowest = std::min(lowest, row[i]);
-        highest = std::max(highest, row[i]);
-        bad += row[i] - row[i];
-      }
-      ranges[task * dims_ + d] = {static_cast<double>(lowest), static_cast<double>(highest)};
-      finite[task * dims_ + d] = bad == 0;
+      ranges[chunk * dims_ + d] = range;
     }
   });
 
-  std::vector<Range> feature(dims_);
+  std::vector<CellRange> feature(dims_);
   for (int d = 0; d < dims_; ++d) {
-    feature[d] = ranges[d];
-    for (int64_t task = 0; task < tasks; ++task) {
-      if (!finite[task * dims_ + d]) {
+    Range all = ranges[d];
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const Range& range = ranges[chunk * dims_ + d];
+      if (!(range.bad == 0)) {
         return value_error("features must be finite, got NaN or infinity in feature ", d);
       }
-      feature[d].low = std::min(feature[d].low, ranges[task * dims_ + d].low);
-      feature[d].high = std::max(feature[d].high, ranges[task * dims_ + d].high);
+      all = {std::min(all.low, range.low), std::max(all.high, range.high), 0};
     }
-    const double scale = feature_scale(d, dims_);
-    feature[d] = {feature[d].low * scale, feature[d].high * scale};
+    feature[d] = {static_cast<double>(all.low), static_cast<double>(all.high)};
   }
-  cells->resize(dims_ + 1);
-  *largest = 0;
-  Range sum = {0, 0};
-  for (int j = dims_; j >= 0; --j) {
-    Range elevated = sum;
-    if (j > 0) {
-      elevated.low -= j * feature[j - 1].high;
-      elevated.high -= j * feature[j - 1].low;
-      sum.low += feature[j - 1].low;
-      sum.high += feature[j - 1].high;
-    }
-    *largest = std::max({*largest, -elevated.low, elevated.high});
-    // One step of rounding, one of correction, one down inside the simplex, one to a neighbour.
-    (*cells)[j] = {std::floor(elevated.low / (dims_ + 1)) - 4,
-                   std::ceil(elevated.high / (dims_ + 1)) + 4};
-  }
+  *largest = cell_ranges(feature, cells);
   if (!(*largest < 2147480000.0)) {
     return value_error(
         "features must stay within int32 lattice coordinates (about 2e9 / (D + 1) standard "
-        "deviations), got a coordinate of ", *largest,
-        "; a larger standard deviation (sigma) makes them smaller");
+        "deviations), got a coordinate of ",
+        *largest, "; a larger standard deviation (sigma) makes them smaller");
+  }
+  chunk_cells->resize(chunks);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    for (int d = 0; d < dims_; ++d) {
+      const Range& range = ranges[chunk * dims_ + d];
+      feature[d] = {static_cast<double>(range.low), static_cast<double>(range.high)};
+    }
+    cell_ranges(feature, &(*chunk_cells)[chunk]);
   }
   return {};
 }
 
 template <typename Real>
 template <int kWords>
-bool Lattice<Real>::lay_out(const std::vector<Range>& cells, int dims, Fields<kWords>* fields) {
-  *fields = {};
-  int word = 0, used = 0;
-  const auto place = [&](int bits) {
-    if (used + bits > 64) {
-      ++word;
-      used = 0;
-    }
-    used += bits;
-    return word < kWords;
-  };
-  for (int i = 0; i < dims; ++i) {
-    int bits = 1;
-    while (cells[i].high - cells[i].low >= std::ldexp(1.0, bits)) ++bits;
-    if (!place(bits)) return false;
-    fields->word[i] = word;
-    fields->shift[i] = used - bits;
-    fields->low[i] = static_cast<int64_t>(cells[i].low);
-    fields->one[i].word[word] = uint64_t{1} << (used - bits);
-    fields->all = fields->all + fields->one[i];
-  }
-  if (!place(5)) return false;
-  fields->remainder_word = word;
-  fields->remainder_shift = used - 5;
-  fields->remainder_one = fields->scaled_remainder(1);
-  return true;
-}
-
-template <typename Real>
-template <int kWords>
 Error Lattice<Real>::build_with_keys(const PointOrder& order, const Real* features,
-                                     Parallel parallel, const Fields<kWords>& fields,
-                                     bool in_double) {
-  std::vector<ChunkVertices<kWords>> chunks(order.chunks());
+                                     const KeyFields<kWords>& fields,
+                                     const std::vector<CellRange>& cells,
+                                     const std::vector<std::vector<CellRange>>& chunk_cells,
+                                     bool in_double, SimplexSink<Real>* sink, Parallel parallel) {
+  std::vector<Growing<Key<kWords>>> keys(order.chunks());
   parallel(order.chunks(), [&](int64_t chunk) {
     if (in_double || sizeof(Real) == sizeof(double)) {
-      place_chunk<double>(order, features, chunk, fields, &chunks[chunk]);
+      place_chunk<double>(order, features, chunk, fields, chunk_cells[chunk], sink, &keys[chunk]);
     } else {
-      place_chunk<Real>(order, features, chunk, fields, &chunks[chunk]);
+      place_chunk<Real>(order, features, chunk, fields, chunk_cells[chunk], sink, &keys[chunk]);
     }
-    chunks[chunk].table.free();
   });
-  return link(fields, &chunks, parallel);
+  return link(fields, cells, keys, parallel);
 }
 
-// Places the chunk's points eight at a time. Up to five dimensions, points that share their
-// remainder-0 vertex share a table from "coordinates that are one cell lower" to the row of that
-// vertex, so that most vertices are found without hashing; where too few points share one to pay
-// for the tables, every vertex is looked up by itself.
+// Places the chunk's points eight at a time.
 template <typename Real>
 template <typename Scalar, int kWords>
 void Lattice<Real>::place_chunk(const PointOrder& order, const Real* features, int64_t chunk,
-                                const Fields<kWords>& fields, ChunkVertices<kWords>* vertices) {
-  const int dims = dims_, corners = dims + 1;
-  bool tabulated = dims <= 5;
-  const int subset_bits = corners;
+                                const KeyFields<kWords>& fields,
+                                const std::vector<CellRange>& cells, SimplexSink<Real>* sink,
+                                Growing<Key<kWords>>* keys) const {
+  const int dims = dims_;
   const auto place = place_block_of_dims<Scalar>(dims);
-  Growing<Key<kWords>>& keys = vertices->keys;
-  VertexTable<kWords> bases;
-  Growing<int32_t> subsets;  // (bases, 2^(D + 1)): row, or -1
+  ChunkRows<Scalar, kWords> chunk_rows(fields, cells, dims, order.chunk_points(chunk), keys);
   Scalar scale[kMaxFeatureDims];
   for (int d = 0; d < dims; ++d) scale[d] = static_cast<Scalar>(feature_scale(d, dims));
-  // From a vertex of the simplex to the next: coordinate i one cell lower, the remainder one up.
-  Key<kWords> step[kMaxFeatureDims + 1];
-  for (int i = 0; i < corners; ++i) step[i] = fields.remainder_one - fields.one[i];
-
-  // keys (D + 1) of a point's simplex, from its remainder-0 vertex.
-  const auto simplex_keys = [&](const Key<kWords>& base, const PlacedBlock<Scalar>& placed, int p,
-                                Key<kWords>* keys) {
-    keys[0] = base;
-    for (int k = 1; k < corners; ++k) {
-      const int lowered = placed.lowered[k][p] ^ placed.lowered[k - 1][p];
-      keys[k] = keys[k - 1] + step[__builtin_ctz(lowered)];
-    }
-  };
-  const auto vertex_row = [&](const Key<kWords>& key, uint64_t hash) {
-    const int32_t fresh = static_cast<int32_t>(keys.size());
-    const int32_t row = vertices->table.find_or_insert(key, hash, fresh);
-    if (row == fresh) keys.push_back(key);
-    return row;
-  };
-
   PlacedBlock<Scalar> placed;
-  Key<kWords> last_base = {};
-  int32_t last_table = -1, base_count = 0;
-  constexpr int64_t kFewestSharing = 6;  // points to a table, on average
-  int64_t points_placed = 0;
+  alignas(64) Real weights[(kMaxFeatureDims + 1) * kLanes];
+  alignas(64) int32_t rows[(kMaxFeatureDims + 1) * kLanes];
   order.for_each_block(chunk, [&](const PointOrder::Block& block) {
     for (int d = 0; d < dims; ++d) {
       const Real* row = features + d * order.points() + block.point;
       __builtin_prefetch(row + 2 * kLanes);  // the next column of this line of the strip
       if (block.count == kLanes) {
         const auto value = load<Vec<Real, kLanes>>(row);
-        store(placed.feature[d],
-              __builtin_convertvector(value, Vec<Scalar, kLanes>) * scale[d]);
+        store(placed.feature[d], __builtin_convertvector(value, Vec<Scalar, kLanes>) * scale[d]);
       } else {
         for (int p = 0; p < kLanes; ++p) {
           placed.feature[d][p] = static_cast<Scalar>(row[std::min(p, block.count - 1)]) * scale[d];
@@ -264,145 +419,134 @@ void Lattice<Real>::place_chunk(const PointOrder& order, const Real* features, i
       }
     }
     place(&placed);
-
-    Real* weights = weights_.data() + block.index * stride();
-    int32_t* rows = rows_.data() + block.index * stride();
-    for (int k = 0; k < corners; ++k) {
-      for (int p = 0; p < kLanes; ++p) {
-        weights[k * kLanes + p] = static_cast<Real>(placed.weight[k][p]);
-      }
+    for (int k = 0; k <= dims; ++k) {
+      const auto weight = load<Vec<Scalar, kLanes>>(placed.weight[k]);
+      store(weights + k * kLanes, __builtin_convertvector(weight, Vec<Real, kLanes>));
       for (int p = block.count; p < kLanes; ++p) weights[k * kLanes + p] = 0;
     }
-    if (keep_ranks_) {
-      int8_t* ranks = ranks_.data() + block.index * stride();
-      for (int k = 0; k < corners; ++k) {
-        for (int p = 0; p < kLanes; ++p) {
-          ranks[k * kLanes + p] = static_cast<int8_t>(placed.rank[k][p]);
-        }
-      }
-    }
-
-    alignas(64) uint64_t base_word[kWords][kLanes];
-    for (int w = 0; w < kWords; ++w) {
-      Vec<uint64_t, kLanes> packed = {};
-      for (int i = 0; i < dims; ++i) {
-        if (kWords > 1 && fields.word[i] != w) continue;
-        const auto cell = load<Vec<int32_t, kLanes>>(placed.cell[i]);
-        const auto wide = __builtin_convertvector(cell, Vec<int64_t, kLanes>);
-        packed += (Vec<uint64_t, kLanes>)(wide - fields.low[i]) << fields.shift[i];
-      }
-      store(base_word[w], packed);
-    }
-    const auto base_of = [&](int p) {
-      Key<kWords> base;
-      for (int w = 0; w < kWords; ++w) base.word[w] = base_word[w][p];
-      return base;
-    };
-    if (!tabulated) {
-      Key<kWords> simplex[kLanes][kMaxFeatureDims + 1];
-      uint64_t hash[kLanes][kMaxFeatureDims + 1];
-      for (int p = 0; p < kLanes; ++p) {
-        simplex_keys(base_of(p), placed, p, simplex[p]);
-        for (int k = 0; k < corners; ++k) {
-          hash[p][k] = simplex[p][k].hash();
-          vertices->table.prefetch(hash[p][k]);
-        }
-      }
-      for (int p = 0; p < kLanes; ++p) {
-        for (int k = 0; k < corners; ++k) {
-          rows[k * kLanes + p] = vertex_row(simplex[p][k], hash[p][k]);
-        }
-      }
-      return;
-    }
-
-    size_t first_subset[kLanes];
-    uint64_t hash[kLanes];
-    for (int p = 0; p < kLanes; ++p) {
-      hash[p] = base_of(p).hash();
-      bases.prefetch(hash[p]);
-    }
-    for (int p = 0; p < kLanes; ++p) {
-      const Key<kWords> base = base_of(p);
-      if (last_table < 0 || !(base == last_base)) {
-        last_base = base;
-        last_table = bases.find_or_insert(base, hash[p], base_count);
-        if (last_table == base_count) {
-          ++base_count;
-          subsets.extend(size_t{1} << subset_bits, 0xff);
-        }
-      }
-      first_subset[p] = static_cast<size_t>(last_table) << subset_bits;
-    }
-    int32_t missing = 0;
-    for (int k = 0; k < corners; ++k) {
-      for (int p = 0; p < kLanes; ++p) {
-        const int32_t row = subsets[first_subset[p] + placed.lowered[k][p]];
-        rows[k * kLanes + p] = row;
-        missing |= row;
-      }
-    }
-    if (missing < 0) {
-      for (int p = 0; p < kLanes; ++p) {
-        Key<kWords> simplex[kMaxFeatureDims + 1];
-        simplex_keys(base_of(p), placed, p, simplex);
-        for (int k = 0; k < corners; ++k) {
-          int32_t& row = subsets[first_subset[p] + placed.lowered[k][p]];
-          if (row < 0) row = vertex_row(simplex[k], simplex[k].hash());
-          rows[k * kLanes + p] = row;
-        }
-      }
-    }
-    points_placed += kLanes;
-    if (base_count > 1024 && base_count * kFewestSharing > points_placed) tabulated = false;
+    chunk_rows.find(placed, rows);
+    sink->take(chunk, block, static_cast<int64_t>(keys->size()), rows, weights, placed.rank[0]);
   });
 }
 
 // Finds the vertices that chunks share and the chains along each axis.
 template <typename Real>
 template <int kWords>
-Error Lattice<Real>::link(const Fields<kWords>& fields,
-                          std::vector<ChunkVertices<kWords>>* chunks, Parallel parallel) {
-  const int64_t chunk_count = static_cast<int64_t>(chunks->size());
+Error Lattice<Real>::link(const KeyFields<kWords>& fields, const std::vector<CellRange>& cells,
+                          const std::vector<Growing<Key<kWords>>>& chunk_keys, Parallel parallel) {
+  const int64_t chunks = static_cast<int64_t>(chunk_keys.size());
   chunk_rows_.assign(1, 0);
-  for (auto& chunk : *chunks) {
-    chunk_rows_.push_back(chunk_rows_.back() + static_cast<int64_t>(chunk.keys.size()));
+  for (const auto& keys : chunk_keys) {
+    chunk_rows_.push_back(chunk_rows_.back() + static_cast<int64_t>(keys.size()));
   }
   const int64_t row_count = rows();
   if (row_count > std::numeric_limits<int32_t>::max()) {
     return value_error("features must touch fewer than 2^31 lattice vertices, got ", row_count);
   }
 
-  // One table for all chunks, cut by bits of the hash into parts that are filled side by side.
-  const int part_bits = row_count > (1 << 20) ? 4 : row_count > 4096 ? 2 : 0;
-  const auto part_of = [part_bits](uint64_t hash) {
-    return static_cast<int>((hash >> 44) & ((1u << part_bits) - 1));
-  };
-  std::vector<VertexTable<kWords>> parts(size_t{1} << part_bits);
+  RegionTable<kWords> table(fields, cells, dims_, row_count);
+  const int64_t regions = table.regions();
+  Buffer<uint16_t> region_of(row_count);
+  std::vector<std::vector<int64_t>> counts(chunks);
+  parallel(chunks, [&](int64_t chunk) {
+    const auto& keys = chunk_keys[chunk];
+    counts[chunk].resize(regions);
+    for (size_t i = 0; i < keys.size(); ++i) {
+      const int64_t region = table.region(keys[i]);
+      region_of[chunk_rows_[chunk] + i] = static_cast<uint16_t>(region);
+      ++counts[chunk][region];
+    }
+  });
+  std::vector<int64_t> totals(regions);
+  for (const auto& count : counts) {
+    for (int64_t r = 0; r < regions; ++r) totals[r] += count[r];
+  }
+  table.reserve(totals);
+
+  // Tasks are consecutive regions of about equally many keys.
+  const int64_t tasks = std::clamp<int64_t>(row_count / 4096, 1, 32);
+  std::vector<int64_t> first_region(1, 0);
+  int64_t sum = 0;
+  for (int64_t r = 0; r < regions; ++r) {
+    sum += totals[r];
+    const int64_t task = static_cast<int64_t>(first_region.size());
+    if (task < tasks && sum >= row_count * task / tasks) first_region.push_back(r + 1);
+  }
+  first_region.push_back(regions);
   Buffer<int32_t> primary(row_count);
-  parallel(static_cast<int64_t>(parts.size()), [&](int64_t part) {
-    parts[part].clear(row_count >> part_bits);
-    constexpr int64_t kAhead = 16;
-    for (int64_t c = 0; c < chunk_count; ++c) {
-      const auto& keys = (*chunks)[c].keys;
-      const int64_t first = chunk_rows_[c], count = static_cast<int64_t>(keys.size());
-      for (int64_t i = 0; i < count; ++i) {
-        if (i + kAhead < count) parts[part].prefetch(keys[i + kAhead].hash());
-        const uint64_t hash = keys[i].hash();
-        if (part_of(hash) != part) continue;
-        const int32_t row = static_cast<int32_t>(first + i);
-        primary[row] = parts[part].find_or_insert(keys[i], hash, row);
+  parallel(static_cast<int64_t>(first_region.size()) - 1, [&](int64_t task) {
+    const int64_t begin = first_region[task], end = first_region[task + 1];
+    table.clear(begin, end);
+    for (int64_t c = 0; c < chunks; ++c) {
+      int64_t left = 0;
+      for (int64_t r = begin; r < end; ++r) left += counts[c][r];
+      for (int64_t row = chunk_rows_[c]; left > 0; ++row) {
+        const int64_t region = region_of[row];
+        if (region < begin || region >= end) continue;
+        --left;
+        const auto& key = chunk_keys[c][row - chunk_rows_[c]];
+        primary[row] = table.find_or_insert(key, key.hash(), region, static_cast<int32_t>(row));
       }
     }
   });
+  Buffer<int32_t> primaries;
+  list_duplicates(primary, &primaries);
 
-  // Duplicates by primary row, and in the order of the chunks under each (a counting sort).
-  Buffer<int32_t> primaries(row_count), place(row_count + 1);
+  axes_ = std::vector<Axis>(dims_ + 1);
+  parallel(dims_ + 1, [&](int64_t j) {
+    const int64_t vertices = vertex_count();
+    Buffer<int32_t> next(row_count);
+    Buffer<char> has_previous(row_count);
+    std::memset(has_previous.data(), 0, row_count);
+    constexpr int64_t kAhead = 16;
+    Key<kWords> key[kAhead];
+    uint64_t hash[kAhead];
+    int64_t region[kAhead];
+    int64_t chunk = 0;
+    for (int64_t i = 0; i < vertices + kAhead; ++i) {
+      const int64_t slot = i % kAhead;
+      if (i >= kAhead) {
+        const int32_t found = table.find(key[slot], hash[slot], region[slot]);
+        next[primaries[i - kAhead]] = found;
+        if (found >= 0) has_previous[found] = 1;
+      }
+      if (i < vertices) {
+        const int64_t row = primaries[i];
+        while (row >= chunk_rows_[chunk + 1]) ++chunk;
+        const auto& own = chunk_keys[chunk][row - chunk_rows_[chunk]];
+        key[slot] = fields.next(own, static_cast<int>(j), dims_);
+        hash[slot] = key[slot].hash();
+        region[slot] = table.region(key[slot]);
+        table.prefetch(hash[slot], region[slot]);
+      }
+    }
+    Axis& axis = axes_[j];
+    for (int64_t i = 0; i < vertices; ++i) {
+      int32_t row = primaries[i];
+      if (has_previous[row] || next[row] < 0) continue;
+      axis.starts.push_back(static_cast<int32_t>(axis.rows.size()));
+      for (; row >= 0; row = next[row]) axis.rows.push_back(row);
+      axis.heads.extend(axis.rows.size() - axis.heads.size(), 0);
+      axis.heads[axis.starts[axis.starts.size() - 1]] = 1;
+    }
+    axis.starts.push_back(static_cast<int32_t>(axis.rows.size()));
+    axis.heads.extend(1 + kLanes, 1);
+  });
+  return {};
+}
+
+// Primary rows in order; duplicates by primary row, and in the order of the chunks under each (a
+// counting sort).
+template <typename Real>
+void Lattice<Real>::list_duplicates(const Buffer<int32_t>& primary, Buffer<int32_t>* primaries) {
+  const int64_t row_count = rows();
+  primaries->reset(row_count);
+  Buffer<int32_t> place(row_count + 1);
   std::memset(place.data(), 0, (row_count + 1) * sizeof(int32_t));
   int64_t vertices = 0;
   for (int64_t row = 0; row < row_count; ++row) {
     if (primary[row] == row) {
-      primaries[vertices++] = static_cast<int32_t>(row);
+      (*primaries)[vertices++] = static_cast<int32_t>(row);
     } else {
       ++place[primary[row] + 1];
     }
@@ -414,42 +558,6 @@ Error Lattice<Real>::link(const Fields<kWords>& fields,
       duplicates_[place[primary[row]]++] = {static_cast<int32_t>(row), primary[row]};
     }
   }
-
-  axes_ = std::vector<Axis>(dims_ + 1);
-  parallel(dims_ + 1, [&](int64_t j) {
-    Buffer<int32_t> next(row_count);
-    Buffer<char> has_previous(row_count);
-    std::memset(has_previous.data(), 0, row_count);
-    constexpr int64_t kAhead = 16;
-    Key<kWords> key[kAhead];
-    uint64_t hash[kAhead];
-    int64_t chunk = 0;
-    for (int64_t i = 0; i < vertices + kAhead; ++i) {
-      if (i >= kAhead) {
-        const int64_t slot = i % kAhead;
-        const int32_t found = parts[part_of(hash[slot])].find(key[slot], hash[slot]);
-        next[primaries[i - kAhead]] = found;
-        if (found >= 0) has_previous[found] = 1;
-      }
-      if (i < vertices) {
-        const int64_t row = primaries[i];
-        while (row >= chunk_rows_[chunk + 1]) ++chunk;
-        const auto& own = (*chunks)[chunk].keys[row - chunk_rows_[chunk]];
-        key[i % kAhead] = fields.next(own, static_cast<int>(j), dims_);
-        hash[i % kAhead] = key[i % kAhead].hash();
-        parts[part_of(hash[i % kAhead])].prefetch(hash[i % kAhead]);
-      }
-    }
-    Axis& axis = axes_[j];
-    for (int64_t i = 0; i < vertices; ++i) {
-      int32_t row = primaries[i];
-      if (has_previous[row] || next[row] < 0) continue;
-      axis.starts.push_back(static_cast<int32_t>(axis.rows.size()));
-      for (; row >= 0; row = next[row]) axis.rows.push_back(row);
-    }
-    axis.starts.push_back(static_cast<int32_t>(axis.rows.size()));
-  });
-  return {};
 }
 
 template class Lattice<float>;

@@ -19,6 +19,36 @@ void in_tasks(Parallel parallel, int64_t count, int64_t size, Run&& run) {
            [&](int64_t task) { run(task * size, std::min(count, (task + 1) * size)); });
 }
 
+// The simplices of one image's points, as the lattice was built.
+template <typename Real>
+class Simplices : public SimplexSink<Real> {
+ public:
+  Simplices(const PointOrder& order, int dims)
+      : stride_((dims + 1) * kLanes),
+        rows_(order.blocks() * stride_),
+        weights_(rows_.size()),
+        ranks_(rows_.size()) {}
+
+  void take(int64_t /*chunk*/, const PointOrder::Block& block, int64_t /*row_count*/,
+            const int32_t* rows, const Real* weights, const int32_t* ranks) override {
+    const int64_t first = block.index * stride_;
+    std::memcpy(&rows_[first], rows, stride_ * sizeof(int32_t));
+    std::memcpy(&weights_[first], weights, stride_ * sizeof(Real));
+    for (int64_t i = 0; i < stride_; ++i) ranks_[first + i] = static_cast<int8_t>(ranks[i]);
+  }
+
+  // (D + 1, 8) each.
+  const int32_t* rows(int64_t block) const { return rows_.data() + block * stride_; }
+  const Real* weights(int64_t block) const { return weights_.data() + block * stride_; }
+  const int8_t* ranks(int64_t block) const { return ranks_.data() + block * stride_; }
+
+ private:
+  int64_t stride_;
+  Buffer<int32_t> rows_;
+  Buffer<Real> weights_;
+  Buffer<int8_t> ranks_;
+};
+
 template <typename Real>
 class BatchBuild : public LatticeBuild {
  public:
@@ -27,9 +57,9 @@ class BatchBuild : public LatticeBuild {
     order_ = std::make_unique<PointOrder>(std::vector<int64_t>{points});
     lattices_ = std::vector<Lattice<Real>>(batch);
     for (int64_t b = 0; b < batch; ++b) {
-      lattices_[b].keep_ranks();
+      simplices_.emplace_back(*order_, static_cast<int>(dims));
       if (Error error = lattices_[b].build(*order_, features + b * dims * points,
-                                           static_cast<int>(dims), parallel)) {
+                                           static_cast<int>(dims), &simplices_[b], parallel)) {
         return error;
       }
       first_vertex_.push_back(first_vertex_.back() + lattices_[b].vertex_count());
@@ -73,9 +103,9 @@ class BatchBuild : public LatticeBuild {
     const int64_t first = b * order_->points() * corners;
     parallel(order_->chunks(), [&](int64_t chunk) {
       order_->for_each_block(chunk, [&](const PointOrder::Block& block) {
-        const int32_t* rows = lattice.block_rows(block.index);
-        const Real* weights = lattice.block_weights(block.index);
-        const int8_t* ranks = lattice.block_ranks(block.index);
+        const int32_t* rows = simplices_[b].rows(block.index);
+        const Real* weights = simplices_[b].weights(block.index);
+        const int8_t* ranks = simplices_[b].ranks(block.index);
         for (int p = 0; p < block.count; ++p) {
           const int64_t at = first + (block.point + p) * corners;
           for (int k = 0; k < corners; ++k) {
@@ -117,6 +147,7 @@ class BatchBuild : public LatticeBuild {
 
   std::unique_ptr<PointOrder> order_;
   std::vector<Lattice<Real>> lattices_;
+  std::vector<Simplices<Real>> simplices_;
   std::vector<int64_t> first_vertex_{0};
 };
 
@@ -124,17 +155,15 @@ template <typename Real>
 Error build_batch(const void* features, int64_t batch, int64_t dims, int64_t points,
                   Parallel parallel, LatticeBuild** build) {
   auto result = std::make_unique<BatchBuild<Real>>();
-  Error error =
-      result->build(static_cast<const Real*>(features), batch, dims, points, parallel);
+  Error error = result->build(static_cast<const Real*>(features), batch, dims, points, parallel);
   if (!error) *build = result.release();
   return error;
 }
 
 Error build(const void* features, bool double_precision, int64_t batch, int64_t dims,
             int64_t points, Parallel parallel, LatticeBuild** build) {
-  return double_precision
-             ? build_batch<double>(features, batch, dims, points, parallel, build)
-             : build_batch<float>(features, batch, dims, points, parallel, build);
+  return double_precision ? build_batch<double>(features, batch, dims, points, parallel, build)
+                          : build_batch<float>(features, batch, dims, points, parallel, build);
 }
 
 template <typename Real>
@@ -191,8 +220,7 @@ void blur_as(Real* lattice, const int32_t* neighbours, int64_t corners, int64_t 
 
 template <typename Real>
 void slice_as(const Real* lattice, const int32_t* vertices, const Real* barycentric,
-              int64_t corners, int64_t points, int64_t channels, Parallel parallel,
-              Real* values) {
+              int64_t corners, int64_t points, int64_t channels, Parallel parallel, Real* values) {
   in_tasks(parallel, points, kTaskPoints, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       Real* value = values + i * channels;
@@ -241,8 +269,8 @@ void blur(void* lattice, const int32_t* neighbours, bool double_precision, int64
 }
 
 void slice(const void* lattice, const int32_t* vertices, const void* barycentric,
-           bool double_precision, int64_t dims, int64_t points, int64_t channels,
-           Parallel parallel, void* values) {
+           bool double_precision, int64_t dims, int64_t points, int64_t channels, Parallel parallel,
+           void* values) {
   const auto as = [&](auto* typed) {
     using Real = std::remove_pointer_t<decltype(typed)>;
     slice_as(static_cast<const Real*>(lattice), vertices, static_cast<const Real*>(barycentric),

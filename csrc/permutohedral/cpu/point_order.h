@@ -36,6 +36,15 @@ class PointOrder {
   int64_t blocks() const { return static_cast<int64_t>(lines_.size()) * blocks_per_line_; }
   int64_t chunks() const { return static_cast<int64_t>(chunk_strips_.size()) - 1; }
 
+  // First block of the chunk, and at chunks() the end; points of its blocks, with those that only
+  // fill them up.
+  int64_t chunk_block(int64_t chunk) const {
+    return strips_[chunk_strips_[chunk]] * blocks_per_line_;
+  }
+  int64_t chunk_points(int64_t chunk) const {
+    return (chunk_block(chunk + 1) - chunk_block(chunk)) * kLanes;
+  }
+
   struct Block {
     int64_t index;  // position in the order of visits
     int64_t point;  // first pixel, in the order of the image
@@ -51,8 +60,7 @@ class PointOrder {
       for (int64_t b = 0; b < blocks_per_line_; ++b) {
         for (int64_t line = first; line < last; ++line) {
           const int64_t point = lines_[line] + b * kLanes;
-          const int64_t left =
-              std::min(width_ - b * kLanes, points_ - point);
+          const int64_t left = std::min(width_ - b * kLanes, points_ - point);
           visit(Block{index++, point, static_cast<int>(std::min<int64_t>(kLanes, left))});
         }
       }

@@ -5,36 +5,10 @@
 #include <cstring>
 
 #include "../../common/buffer.h"
-#include "../../common/simd.h"
+#include "lattice_key.h"
 
 namespace fastseg {
 namespace FASTSEG_ISA {
-
-// A lattice vertex as one integer: D biased cell coordinates and the remainder, each in a field
-// of its own that no neighbour can overflow. One word nearly always; as many as needed otherwise.
-template <int kWords>
-struct Key {
-  uint64_t word[kWords];
-
-  friend bool operator==(const Key& a, const Key& b) {
-    uint64_t difference = 0;
-    for (int i = 0; i < kWords; ++i) difference |= a.word[i] ^ b.word[i];
-    return difference == 0;
-  }
-  friend Key operator+(Key a, const Key& b) {
-    for (int i = 0; i < kWords; ++i) a.word[i] += b.word[i];
-    return a;
-  }
-  friend Key operator-(Key a, const Key& b) {
-    for (int i = 0; i < kWords; ++i) a.word[i] -= b.word[i];
-    return a;
-  }
-  uint64_t hash() const {
-    uint64_t h = word[0] * 0x9E3779B97F4A7C15u;
-    for (int i = 1; i < kWords; ++i) h = ((h ^ (h >> 29)) + word[i]) * 0xBF58476D1CE4E5B9u;
-    return h ^ (h >> 32);
-  }
-};
 
 // Open addressing with linear probing, at most two thirds full.
 template <int kWords>
