@@ -551,6 +551,11 @@ REJECTED = {
         "permutohedral_filter: features must have shape (1, D, 4, 3) beside values (1, 2, 4, 3), "
         "got (1, 2, 3, 4)",
     ),
+    "self-message": (
+        lambda: permutohedral_filter(B123, B123, self_message=1),
+        TypeError,
+        "permutohedral_filter: self_message must be True or False, got 1",
+    ),
     "normalization": (
         lambda: permutohedral_filter(B123, B123, normalization="symetric"),
         ValueError,
