@@ -9,9 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-NORMALIZATIONS = ("none", "mean", "before", "after", "symmetric")
-MAX_LABELS = 1000
-MAX_ITERATIONS = 100
+from fastseg._limits import MAX_ITERATIONS, MAX_LABELS, NORMALIZATIONS
 
 
 def dtype_name(tensor: Tensor) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastseg._limits import MAX_THREADS
 from fastseg.crf.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from fastseg.batch import Failure, Job, Reading, Report
 
-MAX_THREADS = 1024  # kMaxThreads in csrc/common/thread_pool.h
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130

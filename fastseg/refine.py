@@ -14,17 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import _numpy
+from fastseg._limits import MAX_ITERATIONS, MAX_LABELS, NORMALIZATIONS, PROBABILITY_FLOOR
 from fastseg.crf.presets import PRESETS, Preset
 from fastseg.data.errors import DataError, DataWarning
 from fastseg.data.scores import KINDS, Kind
 
-MAX_LABELS = 1000
-MAX_ITERATIONS = 100
 INT64_MAX = np.iinfo(np.int64).max
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-NORMALIZATIONS = ("none", "mean", "before", "after", "symmetric")
-# Probabilities are cut here before the logarithm, as in pydensecrf.
-PROBABILITY_FLOOR = 1e-5
 UNKNOWN = 255
 # Arrays of L x N floats alive at once: scores, unary, result.
 SCORE_ARRAYS = 3

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fastseg._arguments import (
-    MAX_ITERATIONS,
-    MAX_LABELS,
     check_flag,
     check_normalization,
     check_tensor,
     dtype_name,
     has_values,
 )
+from fastseg._limits import MAX_ITERATIONS, MAX_LABELS, PROBABILITY_FLOOR
 from fastseg.crf.kernels import (
     BilateralKernel,
     FeatureKernel,
@@ -32,8 +31,6 @@ from fastseg.ops import mean_field
 from fastseg.ops.mean_field import check_features_gradient
 from fastseg.reference.mean_field import mean_field_exact
 
-# Where pydensecrf's unary_from_softmax clips: an impossible label costs 11.5 and not infinity.
-PROBABILITY_FLOOR = 1e-5
 KINDS = ("logits", "probabilities")
 DISTANCES = ("euclidean", "chebyshev")
 
