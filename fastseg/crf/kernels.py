@@ -340,7 +340,9 @@ def warn_of_unit_range(
     Colours then differ by less than one standard deviation and the kernel barely sees them. A
     constant image is passed over: whatever its scale, it has no colours to compare.
     """
-    if not isinstance(image, Tensor) or not image.is_floating_point() or not has_values(image):
+    if not isinstance(image, Tensor) or image.layout != torch.strided:
+        return  # check_image says what is wrong
+    if not image.is_floating_point() or not has_values(image):
         return
     expecting = any(k.expects_colours() for k in kernels if isinstance(k, BilateralKernel))
     if not expecting or image.numel() == 0:

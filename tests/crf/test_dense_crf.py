@@ -937,7 +937,7 @@ BAD_CALLS = [
         "DenseCRF: scores must be a dense tensor, got a sparse_coo one",
     ),
     (
-        lambda: small_crf()(SCORES, IMAGE.to_sparse()),
+        lambda: small_crf()(SCORES, IMAGE.float().to_sparse()),
         TypeError,
         "BilateralKernel: image must be a dense tensor, got a sparse_coo one",
     ),
