@@ -12,7 +12,7 @@ PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.map' \
              -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test bench lint aarch64 clean
+.PHONY: demo test bench lint aarch64 sanitized clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/fastseg demo
@@ -31,6 +31,10 @@ lint: $(VENV)/test-tools
 # Kernel tests under an emulator: aarch64, and x86-64 without AVX.
 aarch64:
 	tests/native/run.sh aarch64
+
+# The same kernel tests with the compiler's checks of addresses and of undefined behaviour.
+sanitized:
+	OPTIMIZE=-O1 tests/native/run.sh sanitized
 
 clean:
 	rm -rf $(VENV) build fastseg/*.so *.egg-info

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-NORMALIZATIONS = ("none", "mean", "before", "after", "symmetric")
-MAX_LABELS = 1000
-MAX_ITERATIONS = 100
+from fastseg._limits import MAX_ITERATIONS, MAX_LABELS, NORMALIZATIONS
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -21,6 +19,14 @@ def dtype_name(tensor: Tensor) -> str:
 def check_tensor(op: str, name: str, argument: object) -> None:
     if not isinstance(argument, Tensor):
         raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(argument).__name__}")
+    if argument.is_nested or argument.layout != torch.strided:
+        layout = "nested" if argument.is_nested else str(argument.layout).removeprefix("torch.")
+        raise TypeError(f"{op}: {name} must be a dense tensor, got a {layout} one")
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether values can be looked at: not while a graph is traced, nor on the meta device."""
+    return not torch.compiler.is_compiling() and not tensor.is_meta
 
 
 def check_floating(op: str, name: str, tensor: Tensor) -> None:
@@ -70,6 +76,11 @@ def normalization_of_each(op: str, normalization: str | Sequence[str], kernels: 
     if isinstance(normalization, str):
         check_normalization(op, normalization)
         return [normalization] * kernels
+    if not isinstance(normalization, Sequence):
+        raise TypeError(
+            f"{op}: normalization must be one string or one for each kernel, "
+            f"got {type(normalization).__name__}"
+        )
     for kind in normalization:
         check_normalization(op, kind)
     if len(normalization) != kernels:
@@ -91,6 +102,11 @@ def tensors_of_each(op: str, name: str, tensors: object, unary: Tensor) -> list[
         check_tensor(op, f"{name}[{k}]", tensor)
         check_like(op, f"{name}[{k}]", tensor, "unary", unary)
     return list(tensors)
+
+
+def check_flag(op: str, name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be True or False, got {value!r}")
 
 
 def check_iterations(op: str, iterations: object) -> None:
@@ -133,7 +149,7 @@ def check_mean_field(
                 f"{op}: transforms[{k}] must have shape (), ({labels},) or ({labels}, {labels}), "
                 f"got {tuple(transform.shape)}"
             )
-    if not torch.compiler.is_compiling():  # a graph that is being traced has no values
+    if has_values(unary):
         _check_values(op, unary, features_name, features, transforms)
 
 

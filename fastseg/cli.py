@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import enum
+import io
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastseg._limits import MAX_THREADS
 from fastseg.crf.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -51,6 +54,10 @@ class NormalizationName(str, enum.Enum):
 
 def main() -> None:
     """Entry point of the ``fastseg`` script."""
+    # A name that the terminal's encoding lacks is shown escaped and does not end the command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="fastseg")
 
 
@@ -228,7 +235,9 @@ def refine(
     ] = 178,
     threads: Annotated[
         int | None,
-        typer.Option(help="Threads of the CRF.", min=1, show_default="one for each core"),
+        typer.Option(
+            help="Threads of the CRF.", min=1, max=MAX_THREADS, show_default="one for each core"
+        ),
     ] = None,
 ) -> None:
     """Sharpen the scores of a photo with a fully connected CRF and write the labels.
@@ -276,7 +285,9 @@ def demo(
     ] = Path("fastseg-demo"),
     threads: Annotated[
         int | None,
-        typer.Option(help="Threads of the CRF.", min=1, show_default="one for each core"),
+        typer.Option(
+            help="Threads of the CRF.", min=1, max=MAX_THREADS, show_default="one for each core"
+        ),
     ] = None,
 ) -> None:
     """Refine a photograph that comes with the package, and write what happened as pictures.

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import _numpy
+from fastseg._limits import MAX_ITERATIONS, MAX_LABELS, NORMALIZATIONS, PROBABILITY_FLOOR
 from fastseg.crf.presets import PRESETS, Preset
 from fastseg.data.errors import DataError, DataWarning
 from fastseg.data.scores import KINDS, Kind
 
-NORMALIZATIONS = ("none", "mean", "before", "after", "symmetric")
-# Probabilities are cut here before the logarithm, as in pydensecrf.
-PROBABILITY_FLOOR = 1e-5
+INT64_MAX = np.iinfo(np.int64).max
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 UNKNOWN = 255
 # Arrays of L x N floats alive at once: scores, unary, result.
 SCORE_ARRAYS = 3
@@ -92,16 +92,21 @@ def refine(
 
 
 def check_settings(settings: Preset) -> None:
-    """Raise ValueError unless widths are positive, weights finite and the rest in range."""
+    """Raise ValueError unless widths are positive, weights finite and the rest in range.
+
+    Messages begin with the name of the field.
+    """
     for name in ("sigma_xy", "sigma_rgb", "position_sigma_xy"):
         width = getattr(settings, name)
         if not (width > 0 and math.isfinite(width)):
             raise ValueError(f"{name} must be positive and finite, got {width:g}")
     for name in ("weight", "position_weight"):
-        if not math.isfinite(getattr(settings, name)):
-            raise ValueError(f"{name} must be finite, got {getattr(settings, name):g}")
-    if settings.iterations < 0:
-        raise ValueError(f"iterations must not be negative, got {settings.iterations}")
+        if not abs(getattr(settings, name)) <= FLOAT32_MAX:
+            raise ValueError(f"{name} must be finite in float32, got {getattr(settings, name):g}")
+    if not 0 <= settings.iterations <= MAX_ITERATIONS:
+        raise ValueError(
+            f"iterations must be between 0 and {MAX_ITERATIONS}, got {settings.iterations}"
+        )
     if settings.normalization not in NORMALIZATIONS:
         raise ValueError(
             f"normalization must be one of {', '.join(NORMALIZATIONS)}, "
@@ -139,6 +144,8 @@ def _warn_of_unit_range(image: NDArray[Any], settings: Preset) -> None:
 def _unary_from_scores(scores: NDArray[Any], kind: Kind) -> NDArray[np.float32]:
     if scores.ndim != 3 or scores.shape[0] == 0:
         raise ValueError(f"scores must have shape (L, H, W), got {scores.shape}")
+    if len(scores) > MAX_LABELS:
+        raise DataError(f"scores must have 1 to {MAX_LABELS} labels, got {len(scores)}")
     if scores.dtype.kind not in "iuf":
         raise ValueError(f"scores must be of a real number type, got {scores.dtype}")
     with np.errstate(over="ignore"):  # what overflows is infinite and refused
@@ -171,11 +178,16 @@ def _unary_from_labels(
             "is the foreground, --unknown 255 if it marks pixels without a label"
         )
     void = UNKNOWN if unknown is None else unknown
-    names = present[present != void].astype(np.int64)
+    present = present[present != void]
+    if len(present) and present[-1] > INT64_MAX:
+        raise DataError(f"labels must fit in int64, got {present[-1]}")
+    names = present.astype(np.int64)
     if len(names) == 0:
         raise DataError(f"labels must label some pixel, got {void} (unknown) everywhere")
     if names[0] < 0:
         raise DataError(f"labels must not be negative, got {names[0]}")
+    if len(names) > MAX_LABELS:
+        raise DataError(f"labels must have at most {MAX_LABELS} values, got {len(names)}")
     check_memory(len(names), labels.size)
     right = -math.log(confidence) if len(names) > 1 else 0.0
     wrong = -math.log((1 - confidence) / (len(names) - 1)) if len(names) > 1 else 0.0

@@ -72,7 +72,7 @@ inline Vec<double, kCount> round_even(Vec<double, kCount> value) {
 template <int kCount>
 inline Vec<float, kCount> exp2_approx(Vec<float, kCount> x) {
   using V = Vec<float, kCount>;
-  using I = Vec<int32_t, kCount>;
+  using U = Vec<uint32_t, kCount>;  // below -126 the exponent wraps, and the result is not used
   // Adding 1.5 * 2^23 leaves the nearest integer in the lowest bits.
   const V shifted = x + 12582912.0f;
   const V f = x - (shifted - 12582912.0f);
@@ -82,8 +82,19 @@ inline Vec<float, kCount> exp2_approx(Vec<float, kCount> x) {
   p = p * f + 2.4022242e-1f;
   p = p * f + 6.9314698e-1f;
   p = p * f + 1.0f;
-  const V power = (V)((I)p + ((I)shifted << 23));
+  const V power = (V)((U)p + ((U)shifted << 23));
   return x < -126.0f ? V{} : power;
+}
+
+// Elements of a (from 0) and of b (from the number of elements of a); GCC before 12 knows only its
+// own form.
+template <int... kFrom, typename V>
+inline V shuffle(V a, V b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, kFrom...);
+#else
+  return __builtin_shuffle(a, b, Vec<int32_t, sizeof...(kFrom)>{kFrom...});
+#endif
 }
 
 // out[j][i] = in[i][j].
@@ -91,19 +102,19 @@ inline void transpose8(const Vec<float, 8>* in, Vec<float, 8>* out) {
   using V = Vec<float, 8>;
   V pair[8], quad[8];
   for (int i = 0; i < 8; i += 2) {
-    pair[i] = __builtin_shufflevector(in[i], in[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-    pair[i + 1] = __builtin_shufflevector(in[i], in[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    pair[i] = shuffle<0, 8, 1, 9, 4, 12, 5, 13>(in[i], in[i + 1]);
+    pair[i + 1] = shuffle<2, 10, 3, 11, 6, 14, 7, 15>(in[i], in[i + 1]);
   }
   for (int i = 0; i < 8; i += 4) {
     for (int j = 0; j < 2; ++j) {
       const V a = pair[i + j], b = pair[i + j + 2];
-      quad[i + 2 * j] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-      quad[i + 2 * j + 1] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+      quad[i + 2 * j] = shuffle<0, 1, 8, 9, 4, 5, 12, 13>(a, b);
+      quad[i + 2 * j + 1] = shuffle<2, 3, 10, 11, 6, 7, 14, 15>(a, b);
     }
   }
   for (int i = 0; i < 4; ++i) {
-    out[i] = __builtin_shufflevector(quad[i], quad[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-    out[i + 4] = __builtin_shufflevector(quad[i], quad[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    out[i] = shuffle<0, 1, 2, 3, 8, 9, 10, 11>(quad[i], quad[i + 4]);
+    out[i + 4] = shuffle<4, 5, 6, 7, 12, 13, 14, 15>(quad[i], quad[i + 4]);
   }
 }
 
@@ -161,15 +172,15 @@ inline Vec<float, 8> sums_of(const Vec<float, 8>* v) {
   using V = Vec<float, 8>;
   V pair[4], quad[2];
   for (int i = 0; i < 4; ++i) {
-    pair[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14) +
-              __builtin_shufflevector(v[2 * i], v[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    pair[i] = shuffle<0, 8, 2, 10, 4, 12, 6, 14>(v[2 * i], v[2 * i + 1]) +
+              shuffle<1, 9, 3, 11, 5, 13, 7, 15>(v[2 * i], v[2 * i + 1]);
   }
   for (int i = 0; i < 2; ++i) {
-    quad[i] = __builtin_shufflevector(pair[2 * i], pair[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
-              __builtin_shufflevector(pair[2 * i], pair[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15);
+    quad[i] = shuffle<0, 1, 8, 9, 4, 5, 12, 13>(pair[2 * i], pair[2 * i + 1]) +
+              shuffle<2, 3, 10, 11, 6, 7, 14, 15>(pair[2 * i], pair[2 * i + 1]);
   }
-  return __builtin_shufflevector(quad[0], quad[1], 0, 1, 2, 3, 8, 9, 10, 11) +
-         __builtin_shufflevector(quad[0], quad[1], 4, 5, 6, 7, 12, 13, 14, 15);
+  return shuffle<0, 1, 2, 3, 8, 9, 10, 11>(quad[0], quad[1]) +
+         shuffle<4, 5, 6, 7, 12, 13, 14, 15>(quad[0], quad[1]);
 }
 inline Vec<float, 8> sums_of(const Vec<float, 4>* v) {
   Vec<float, 8> sums;

@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastseg.crf.dense_crf import PROBABILITY_FLOOR, DenseCRF
+    from fastseg._limits import PROBABILITY_FLOOR
+    from fastseg.crf.dense_crf import DenseCRF
     from fastseg.crf.grid_search import SearchResult, Trial, search
     from fastseg.crf.kernels import BilateralKernel, FeatureKernel, GaussianKernel, PairwiseKernel
     from fastseg.crf.labelling_energy import Energy, energy
@@ -35,7 +36,7 @@ __all__ = [
 
 _HOME = {
     "PRESETS": "fastseg.crf.presets",
-    "PROBABILITY_FLOOR": "fastseg.crf.dense_crf",
+    "PROBABILITY_FLOOR": "fastseg._limits",
     "SEARCH_GRIDS": "fastseg.crf.presets",
     "BilateralKernel": "fastseg.crf.kernels",
     "DenseCRF": "fastseg.crf.dense_crf",

@@ -198,6 +198,7 @@ class Judge:
         self.kind = kind
         self.ignore_index = ignore_index
         self.labels = 0  # L, from the first sample
+        self.images = 0
 
     def survey(self, with_digest: bool) -> tuple[float, str]:
         """Checks every sample; mIoU of the scores alone, and a digest of all the data."""
@@ -213,6 +214,7 @@ class Judge:
                     )
             counts = self._confusion(sample.scores.argmax(1)[0], sample.labels)
             confusion = counts if i == 0 else confusion + counts
+            self.images = i + 1
         if not self.labels:
             raise ValueError("search: dataset must hold at least one image, got none")
         if int(confusion.sum()) == 0:
@@ -225,9 +227,16 @@ class Judge:
     @torch.no_grad()
     def miou(self, crf: DenseCRF) -> float:
         confusion = torch.zeros(self.labels, self.labels, dtype=torch.int64)
+        images = 0
         for sample in self._samples():
+            images += 1
             q = crf(sample.scores, sample.image, kind=self.kind)
             confusion += self._confusion(q.argmax(1)[0], sample.labels)
+        if images != self.images:
+            raise ValueError(
+                f"search: dataset must hold the same images on every pass, got {self.images} on "
+                f"the first and {images} on a later one"
+            )
         return mean_iou(confusion)
 
     def _samples(self) -> Iterator[Sample]:
@@ -286,6 +295,8 @@ class TrialLog:
         self.lines: list[dict[str, Any]] = []
         if path is None:
             return
+        if path.is_dir():
+            raise ValueError(f"search: results must be a file, got the folder {path}")
         if not path.parent.is_dir():
             raise ValueError(f"search: results must lie in an existing folder, got {path}")
         if not path.exists():

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fastseg._arguments import check_normalization, check_tensor, dtype_name
+from fastseg._arguments import check_normalization, check_tensor, dtype_name, has_values
 
 Values = float | Sequence[float] | Sequence[Sequence[float]] | Tensor
 
@@ -80,9 +80,9 @@ class PairwiseKernel(nn.Module):
 
     def _check_width(self, name: str, width: Tensor, given: object = None) -> None:
         """Also at every forward: a step of training or a loaded state may have moved a width."""
-        # Values cannot be read while a graph is traced. There a negative width gives the same
-        # kernel as its magnitude, and zero or NaN gives features that the operator refuses.
-        if torch.compiler.is_compiling():
+        # While a graph is traced a negative width gives the same kernel as its magnitude, and zero
+        # or NaN gives features that the operator refuses.
+        if not has_values(width):
             return
         if not bool(((width > 0) & torch.isfinite(width)).all()):
             finding = width.detach().tolist() if given is None else given
@@ -298,7 +298,7 @@ def per_row(width: Tensor, dims: int) -> Tensor:
 
 
 def check_finite(op: str, name: str, parameter: Tensor) -> None:
-    if not torch.compiler.is_compiling() and not bool(torch.isfinite(parameter).all()):
+    if has_values(parameter) and not bool(torch.isfinite(parameter).all()):
         raise ValueError(f"{op}: {name} must be finite, got {parameter.detach().tolist()}")
 
 
@@ -340,12 +340,17 @@ def warn_of_unit_range(
     Colours then differ by less than one standard deviation and the kernel barely sees them. A
     constant image is passed over: whatever its scale, it has no colours to compare.
     """
-    if torch.compiler.is_compiling() or image is None or not image.is_floating_point():
+    if not isinstance(image, Tensor) or image.layout != torch.strided:
+        return  # check_image says what is wrong
+    if not image.is_floating_point() or not has_values(image):
         return
     expecting = any(k.expects_colours() for k in kernels if isinstance(k, BilateralKernel))
     if not expecting or image.numel() == 0:
         return
-    low, high = (float(bound) for bound in torch.aminmax(image.detach()))
+    values = image.detach()
+    if values.element_size() == 1:  # torch does not compare float8
+        values = values.half()
+    low, high = (float(bound) for bound in torch.aminmax(values))
     if 0 <= low < high <= 1:
         warnings.warn(
             f"{op}: image should hold 0-255 values where sigma_rgb is 1 or more, got values from "

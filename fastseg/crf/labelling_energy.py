@@ -10,6 +10,7 @@ from torch import Tensor
 from fastseg._arguments import check_tensor, dtype_name
 from fastseg.crf.dense_crf import (
     check_distance,
+    checked_kernels,
     checked_weight,
     compatibility_matrix,
     embed,
@@ -82,7 +83,7 @@ def energy(
     theta = _unary(scores, kind, log)
     _check_labels(labels, theta)
     check_distance("energy", distance, exact=True)
-    kernels = list(kernels)
+    kernels = checked_kernels("energy", kernels)
     warn_of_unit_range("energy", image, kernels, stacklevel=2)
     matrix = compatibility_matrix("energy", compatibility, theta.shape[1])
     chosen = labels.flatten(1).to(torch.int64)

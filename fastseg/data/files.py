@@ -1,6 +1,7 @@
 """Output files that appear whole or not at all."""
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -14,9 +15,14 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     The move is one ``os.replace``: a reader sees the old file or the new one. An exception,
     Ctrl-C included, removes the unfinished file and leaves ``path`` as it was. The folder of
-    ``path`` is made if it is missing.
+    ``path`` is made if it is missing. An OSError names ``path``, or the part of it that is in the
+    way.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        message = os.strerror(errno.ENOTDIR)
+        raise NotADirectoryError(errno.ENOTDIR, message, error.filename) from None
     unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
     # Ctrl-C may strike as soon as the file is there, so it is opened inside.
     try:
@@ -24,8 +30,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file = open(unfinished, "xb")  # noqa: SIM115  closed below, its error named after path
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
-        with file:
-            yield file
+        try:
+            with file:
+                yield file
+        except OSError as error:  # such as a full disk, which names no file
+            if error.errno is None or error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

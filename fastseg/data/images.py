@@ -27,6 +27,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The orientation whose turn undoes that of another; the others undo themselves.
+TURNED_BACK = {6: 8, 8: 6}
 # A 16-bit picture this dark holds fewer bits than its file claims: 12-bit data end at 4095.
 DARK_16_BIT = 4096
 
@@ -55,8 +57,14 @@ def read_image(path: Path, *, follow_exif: bool = True) -> NDArray[Any]:
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
             warn(f"{path}: holds {frames} frames; the first one is used")
+        stored = 1 if follow_exif else _orientation(picture, path)
         picture.load()
-        turn = TURNS.get(_orientation(picture, path)) if follow_exif else None
+        turn = None
+        if follow_exif:
+            turn = TURNS.get(_orientation(picture, path))
+        elif stored != 1 and _orientation(picture, path) == 1:
+            # Pillow turns a TIFF as it loads it, and takes the orientation away.
+            turn = TURNS.get(TURNED_BACK.get(stored, stored))
         return _to_rgb(picture if turn is None else picture.transpose(turn), path)
 
 

@@ -106,8 +106,7 @@ def arrange_scores(
             f"scores must have shape (L, H, W), (H, W, L) or (H, W), got {values.shape}"
         )
     _check_numbers(values, kind)
-    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]) and layout is None:
-        axis = 0 if values.shape[0] == 1 else 2
+    if layout is None and (axis := _axis_of_one_label(values, size)) is not None:
         values = np.squeeze(values, axis)
     if values.ndim == 3 and kind == "labels":
         raise DataError(f"labels must have shape (H, W), got {values.shape}")
@@ -166,6 +165,19 @@ def _check_numbers(values: NDArray[Any], kind: Kind | None) -> None:
                 f"scores must be finite in float32, got {int(bad.sum())} values that are not, the "
                 f"first at {first}"
             )
+
+
+def _axis_of_one_label(values: NDArray[Any], size: Size) -> int | None:
+    """The first or last axis, where its length is 1 and that is the number of labels.
+
+    Unless the photo is one pixel wide or high, and the axis order with several labels is its size.
+    """
+    if values.ndim != 3 or 1 not in (values.shape[0], values.shape[2]):
+        return None
+    axis = 0 if values.shape[0] == 1 else 2
+    several_labels = values.shape[1:] if axis == 2 else values.shape[:2]
+    one_label = values.shape[:2] if axis == 2 else values.shape[1:]
+    return None if several_labels == size and one_label != size else axis
 
 
 def _fits(have: Size, size: Size) -> bool:
@@ -257,6 +269,8 @@ def _check_probabilities(values: NDArray[np.float32]) -> None:
 def _from_plane(values: NDArray[Any], kind: Kind | None) -> Scores:
     """A ``(H, W)`` array: labels, or one score for the foreground."""
     if kind == "labels" or (kind is None and values.dtype.kind in "biu"):
+        if values.dtype.kind == "u" and values.max() > np.iinfo(np.int64).max:
+            raise DataError(f"labels must fit in int64, got {values.max()}")
         return Scores(values.astype(np.int64), "labels")
     if kind is None:
         raise DataError(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 import fastseg._C  # noqa: F401  loads the kernels into torch.ops.fastseg
 from fastseg._arguments import (
+    check_flag,
     check_floating,
     check_iterations,
     check_mean_field,
@@ -108,11 +109,8 @@ def mean_field(
     transforms = tensors_of_each(op, "transforms", transforms, unary)
     normalizations = normalization_of_each(op, normalization, len(features))
     check_iterations(op, iterations)
-    if features_gradient not in FEATURES_GRADIENTS:
-        raise ValueError(
-            f"{op}: features_gradient must be one of {', '.join(FEATURES_GRADIENTS)}, "
-            f"got {features_gradient!r}"
-        )
+    check_flag(op, "self_message", self_message)
+    check_features_gradient(op, features_gradient)
     if composed and features_gradient != "simplex":
         raise ValueError(
             f"{op}: features_gradient must be 'simplex' where composed is true, "
@@ -130,6 +128,14 @@ def mean_field(
     else:
         result = torch.ops.fastseg.mean_field(*arguments)
     return result
+
+
+def check_features_gradient(op: str, features_gradient: object) -> None:
+    if features_gradient not in FEATURES_GRADIENTS:
+        raise ValueError(
+            f"{op}: features_gradient must be one of {', '.join(FEATURES_GRADIENTS)}, "
+            f"got {features_gradient!r}"
+        )
 
 
 def _composed(

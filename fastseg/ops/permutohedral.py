@@ -8,6 +8,7 @@ from torch import Tensor
 
 import fastseg._C  # noqa: F401  loads the kernels into torch.ops.fastseg
 from fastseg._arguments import (
+    check_flag,
     check_floating,
     check_like,
     check_normalization,
@@ -137,6 +138,7 @@ def permutohedral_filter(
             f"{op}: values must have shape (B, C, *spatial), got {tuple(values.shape)}"
         )
     check_normalization(op, normalization)
+    check_flag(op, "self_message", self_message)
     if lattice is None:
         if features is None:
             raise ValueError(f"{op}: features must be given where lattice is not, got None")

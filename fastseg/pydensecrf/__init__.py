@@ -15,6 +15,12 @@ Importing it does not import torch. Where pydensecrf refuses an argument the sam
 is raised here. Where it crashes, reads memory that is not its own or returns NaN, this package
 raises a ValueError or TypeError, or does what was meant: arrays that are read-only or not
 contiguous, labels of an unsigned type, a unary object used twice and Python subclasses are served.
+
+Results are those of the lattice's definition, and pydensecrf's to rounding where the number of
+pixels is a multiple of four. For other numbers pydensecrf fills its last group of four with points
+at the origin of the features, whose lattice vertices carry mass between real ones. Its Q then
+differs by up to 1e-2 in images of a hundred pixels, and by 3e-6 in the mean in a photograph of
+375x499, which is as much as rounding makes at 375x500.
 """
 
 import sys

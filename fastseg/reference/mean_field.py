@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fastseg._arguments import (
+    check_flag,
     check_floating,
     check_iterations,
     check_mean_field,
@@ -180,6 +181,7 @@ def mean_field_exact(
     """
     op = "mean_field_exact"
     normalizations = _check(op, unary, "kernels", kernels, transforms, iterations, normalization)
+    check_flag(op, "self_message", self_message)
     if distance not in DISTANCES:
         raise ValueError(f"{op}: distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
     if spatial_dims is not None and spatial_dims < 0:

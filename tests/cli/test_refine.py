@@ -164,7 +164,7 @@ class TestOnePhoto:
         before = names(files)
         code, output = run(files, "refine", "photo.png", "scores.npy", "-o", "out.png")
         assert code == 1
-        assert output == "error: No space left on device\n"
+        assert output == "error: out.png: No space left on device\n"
         assert names(files) == before
 
 
@@ -343,9 +343,11 @@ class TestSettings:
             ("--sigma-xy", "-3", "--sigma-xy must be positive and finite, got -3"),
             ("--sigma-rgb", "nan", "--sigma-rgb must be positive and finite, got nan"),
             ("--position-sigma-xy", "inf", "--position-sigma-xy must be positive and finite"),
-            ("--weight", "nan", "--weight must be finite, got nan"),
-            ("--position-weight", "inf", "--position-weight must be finite, got inf"),
-            ("--iterations", "-1", "--iterations must not be negative, got -1"),
+            ("--weight", "nan", "--weight must be finite in float32, got nan"),
+            ("--weight", "1e39", "--weight must be finite in float32, got 1e+39"),
+            ("--position-weight", "-inf", "--position-weight must be finite in float32, got -inf"),
+            ("--iterations", "-1", "--iterations must be between 0 and 100, got -1"),
+            ("--iterations", "101", "--iterations must be between 0 and 100, got 101"),
             ("--confidence", "1", "--confidence must lie between 0 and 1, got 1"),
             ("--confidence", "nan", "--confidence must lie between 0 and 1, got nan"),
             ("--preset", "deeplab", "--preset must be one of default, "),
@@ -366,6 +368,7 @@ class TestSettings:
             ["--layout", "whl"],
             ["--normalization", "some"],
             ["--threads", "0"],
+            ["--threads", "1025"],
             ["--sigma-xy", "wide"],
             ["--no-such-option"],
             [],
@@ -600,6 +603,34 @@ class TestProcess:
         assert output == ""
         assert errors == "error: SCORES must exist, got missing.npy\n"
 
+    def test_name_that_the_terminal_cannot_show(self, files):
+        (files / "\u00fc.png").write_bytes(b"no picture")
+        done = subprocess.run(
+            [sys.executable, "-m", "fastseg", "refine", "\u00fc.png", "scores.npy", "-o", "o.png"],
+            cwd=files,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: \\xfc.png: must be an image")
+
+    def test_full_disk_is_named_by_the_file(self, files):
+        """A limit on the size of files stands for a disk without room."""
+        limited = (
+            "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)); "
+            "from fastseg.cli import main; main()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", limited, "refine", "photo.png", "scores.npy", "-o", "o.png"],
+            cwd=files,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        assert done.stderr == "error: o.png: File too large\n"
+        assert names(files) == ["photo.png", "scores.npy"]
+
     def test_interrupt_leaves_whole_files(self, folders):
         photo, scores = folders / "photos" / "a.png", folders / "scores" / "a.npy"
         for number in range(3000):
@@ -641,6 +672,18 @@ class TestFunction:
             ({"scores": np.full((2, 30, 40), 2), "kind": "probabilities"}, r"must lie in \[0, 1\]"),
             ({"kind": "labels"}, r"labels must be integers of shape \(H, W\), got float32"),
             ({"scores": np.full((30, 40), -1), "kind": "labels"}, "labels must not be negative"),
+            (
+                {"scores": np.full((30, 40), 2**63, np.uint64), "kind": "labels"},
+                "labels must fit in int64, got 9223372036854775808",
+            ),
+            (
+                {"scores": np.arange(1200).reshape(30, 40), "kind": "labels", "unknown": -1},
+                "labels must have at most 1000 values, got 1200",
+            ),
+            (
+                {"scores": np.zeros((1001, 30, 40), np.float32)},
+                "scores must have 1 to 1000 labels, got 1001",
+            ),
         ],
     )
     def test_refuses(self, disc, change, message):

@@ -209,6 +209,16 @@ LABELS, PROBS = torch.zeros(1, 2, 2, dtype=torch.int64), torch.full((1, 2, 2, 2)
 NAN = torch.full((1, 1, 2, 2), float("nan"))
 REJECTED = [
     (
+        lambda: energy(LABELS, PROBS, None),
+        TypeError,
+        "energy: kernels must be a sequence of kernels, got None",
+    ),
+    (
+        lambda: energy(LABELS, PROBS, [BilateralKernel]),
+        TypeError,
+        "energy: kernels[0] must be a PairwiseKernel, got type",
+    ),
+    (
         lambda: energy(LABELS, PROBS, [], kind="softmax"),
         ValueError,
         "energy: kind must be one of probabilities, logits, unary, got 'softmax'",

@@ -260,6 +260,17 @@ NAN_LOGITS = LOGITS.clone()
 NAN_LOGITS[0, 0, 0] = torch.nan
 
 
+class Shrinking:
+    """Holds one sample fewer on every pass."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __iter__(self):
+        samples, self.samples = self.samples, self.samples[:-1]
+        yield from samples
+
+
 def call(dataset=SET, **changes):
     return lambda: search(dataset, **{**QUICK, "refinements": 0, **changes})
 
@@ -392,6 +403,13 @@ REJECTED = [
         call(results="no/such/folder/file.jsonl"),
         ValueError,
         "search: results must lie in an existing folder, got no/such/folder/file.jsonl",
+    ),
+    (call(results="."), ValueError, "search: results must be a file, got the folder ."),
+    (
+        call(Shrinking([(IMAGE, LOGITS, LABELS)] * 2)),
+        ValueError,
+        "search: dataset must hold the same images on every pass, got 2 on the first and 1 on a "
+        "later one",
     ),
 ]
 

@@ -124,11 +124,13 @@ def test_float_tiff_is_taken_as_it_is(tmp_path):
         read_image(path)
 
 
+@pytest.mark.parametrize("name", ["photo.png", "photo.tif", "photo.webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation):
+def test_exif_orientation(tmp_path, orientation, name):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(tmp_path, Image.fromarray(PHOTO), exif=exif)
+    options = {"lossless": True} if name.endswith("webp") else {}
+    path = save(tmp_path, Image.fromarray(PHOTO), name, exif=exif, **options)
     upright = {
         1: PHOTO,
         2: PHOTO[:, ::-1],

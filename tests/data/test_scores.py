@@ -62,6 +62,18 @@ class TestLayout:
     def test_batch_of_one_is_dropped(self):
         assert arrange_scores(random_logits(1, 5, 30, 40), SIZE).values.shape == (5, 30, 40)
 
+    @pytest.mark.parametrize("size", [(30, 1), (1, 40), (1, 1)])
+    def test_photo_of_one_row_or_column(self, size):
+        logits = random_logits(5, *size)
+        assert np.array_equal(arrange_scores(logits, size).values, logits)
+        last = np.moveaxis(logits, 0, 2)
+        assert np.array_equal(arrange_scores(last, size).values, logits)
+
+    def test_one_label_of_one_row(self):
+        foreground = random_logits(1, 1, 40)
+        scores = arrange_scores(foreground, (1, 40), kind="logits")
+        assert np.array_equal(scores.values[1], foreground[0])
+
     def test_other_aspect_ratio_is_refused(self):
         message = r"must have the aspect ratio of the photo, got shape 5x32x32.*30x40.*--stretch"
         with pytest.raises(DataError, match=message):

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Tests of the kernels without Python, on processors that this machine may only emulate.
 #
-#   tests/native/run.sh native|nehalem|aarch64 [OBJECTS]
+#   tests/native/run.sh native|sanitized|nehalem|aarch64 [OBJECTS]
 #
-#   native   x86-64, every instruction set the machine has, and the thread pool
-#   nehalem  the same program on an emulated x86-64 without AVX: baseline must be chosen, and run
-#   aarch64  cross-compiled and emulated
+#   native     x86-64, every instruction set the machine has, and the thread pool
+#   sanitized  the same under AddressSanitizer and UndefinedBehaviorSanitizer; no OBJECTS
+#   nehalem    the same program on an emulated x86-64 without AVX: baseline must be chosen, and run
+#   aarch64    cross-compiled and emulated
 #
 # OBJECTS is a folder of build/ in which `pip install` left the kernels' object files; without it
 # they are compiled here, with $OPTIMIZE (-O3).
@@ -25,6 +26,10 @@ if [[ $target == aarch64 ]]; then
 fi
 flags=(-std=c++17 "${OPTIMIZE:--O3}" -fvisibility=hidden -Wall)
 kernel_flags=(-fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi)
+if [[ $target == sanitized ]]; then
+  # Where sanitizers are on, GCC loses sight of what is initialised.
+  flags+=(-Wno-maybe-uninitialized -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all)
+fi
 sets=(baseline)
 [[ $target == aarch64 ]] || sets=(baseline avx2 avx512)
 
@@ -76,7 +81,7 @@ object_files() {
 "$cxx" "${flags[@]}" tests/native/kernel_test.cpp $(object_files) -pthread "${link[@]}" \
   -o "$folder/kernel_test"
 case $target in
-  native)
+  native | sanitized)
     "$cxx" "${flags[@]}" tests/native/thread_pool_test.cpp csrc/common/thread_pool.cpp -pthread \
       -o "$folder/thread_pool_test"
     "$folder/kernel_test"

@@ -762,6 +762,21 @@ REJECTED = {
         ValueError,
         "normalization must be one string or one for each kernel, 2, got 1",
     ),
+    "normalization-type": (
+        {"normalization": None},
+        TypeError,
+        "normalization must be one string or one for each kernel, got NoneType",
+    ),
+    "self-message": (
+        {"self_message": "no"},
+        TypeError,
+        "self_message must be True or False, got 'no'",
+    ),
+    "unary-sparse": (
+        {"unary": torch.ones(1, 3, 4, 5).to_sparse()},
+        TypeError,
+        "unary must be a dense tensor, got a sparse_coo one",
+    ),
     "iterations-type": (
         {"iterations": 2.5},
         TypeError,

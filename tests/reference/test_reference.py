@@ -400,6 +400,11 @@ REJECTED = {
         ValueError,
         "normalization must be one string or one for each kernel, 2, got 3",
     ),
+    "self-message": (
+        {"self_message": None},
+        TypeError,
+        "self_message must be True or False, got None",
+    ),
     "distance": (
         {"distance": "manhattan"},
         ValueError,
