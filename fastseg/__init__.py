@@ -1,4 +1,4 @@
-"""fastseg: fast kernels for semantic segmentation, beginning with the dense CRF.
+"""fastseg: fast kernels for semantic segmentation.
 
 Nothing heavy is loaded by ``import fastseg``: a name below is imported when it is first used, so
 that the NumPy side (``fastseg.pydensecrf``) never waits for torch.
@@ -8,9 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastseg import crf, ops, pydensecrf, reference
+    from fastseg import backbones, crf, models, nn, ops, pydensecrf, reference
     from fastseg._info import build_info
     from fastseg.crf import BilateralKernel, DenseCRF, FeatureKernel, GaussianKernel
+    from fastseg.inference import compile_for_inference, undo_compile_for_inference
+    from fastseg.ops.aspp import aspp
+    from fastseg.ops.bilinear_upsample import (
+        bilinear_upsample,
+        upsample_argmax,
+        upsample_cross_entropy,
+        upsample_softmax,
+    )
+    from fastseg.ops.dilated_conv import dilated_conv2d
     from fastseg.ops.mean_field import mean_field
     from fastseg.ops.permutohedral import permutohedral_filter, permutohedral_lattice
 
@@ -22,27 +31,46 @@ __all__ = [
     "FeatureKernel",
     "GaussianKernel",
     "__version__",
+    "aspp",
+    "backbones",
+    "bilinear_upsample",
     "build_info",
+    "compile_for_inference",
     "crf",
+    "dilated_conv2d",
     "mean_field",
+    "models",
+    "nn",
     "ops",
     "permutohedral_filter",
     "permutohedral_lattice",
     "pydensecrf",
     "reference",
+    "undo_compile_for_inference",
+    "upsample_argmax",
+    "upsample_cross_entropy",
+    "upsample_softmax",
 ]
 
-_SUBMODULES = {"crf", "ops", "pydensecrf", "reference"}
+_SUBMODULES = {"backbones", "crf", "models", "nn", "ops", "pydensecrf", "reference"}
 
 _HOME = {
     "BilateralKernel": "fastseg.crf",
     "DenseCRF": "fastseg.crf",
     "FeatureKernel": "fastseg.crf",
     "GaussianKernel": "fastseg.crf",
+    "aspp": "fastseg.ops",
+    "bilinear_upsample": "fastseg.ops",
     "build_info": "fastseg._info",
+    "compile_for_inference": "fastseg.inference",
+    "dilated_conv2d": "fastseg.ops",
     "mean_field": "fastseg.ops",
     "permutohedral_filter": "fastseg.ops",
     "permutohedral_lattice": "fastseg.ops",
+    "undo_compile_for_inference": "fastseg.inference",
+    "upsample_argmax": "fastseg.ops",
+    "upsample_cross_entropy": "fastseg.ops",
+    "upsample_softmax": "fastseg.ops",
 }
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 import fastseg._C  # loads the operators
 from fastseg import _numpy
@@ -9,6 +10,12 @@ from fastseg import _numpy
 TOLERANCE = {  # (rtol, atol) of a kernel against its float64 reference
     torch.float64: (1e-12, 1e-12),
     torch.float32: (1e-5, 1e-6),
+}
+
+
+HALF_TOLERANCE = {  # likewise, for results that are rounded to half precision once
+    torch.float16: (1e-3, 1e-3),
+    torch.bfloat16: (8e-3, 8e-3),
 }
 
 
@@ -48,6 +55,20 @@ def close(dtype):
     )
 
 
+@pytest.fixture(params=[*TOLERANCE, *HALF_TOLERANCE], ids=str)
+def score_dtype(request):
+    """Every dtype that scores may have, half precision included."""
+    return request.param
+
+
+@pytest.fixture
+def close_scores(score_dtype):
+    rtol, atol = {**TOLERANCE, **HALF_TOLERANCE}[score_dtype]
+    return lambda actual, expected: torch.testing.assert_close(
+        actual, expected, rtol=rtol, atol=atol
+    )
+
+
 @pytest.fixture(params=_numpy.available_instruction_sets())
 def instruction_set(request):
     """Each instruction set that this machine runs, in both doors."""
@@ -71,3 +92,40 @@ def num_threads():
     yield set_num_threads
     _numpy.set_num_threads(before[0])
     torch.set_num_threads(before[1])
+
+
+@pytest.fixture
+def randomised():
+    """Fills a network so that its activations neither vanish nor explode, and every term counts."""
+
+    def fill(network: nn.Module, seed: int = 0) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for module in network.modules():
+                weight = getattr(module, "weight", None)
+                if isinstance(module, nn.BatchNorm2d):
+                    module.weight.uniform_(0.4, 0.8, generator=generator)
+                    module.bias.uniform_(-0.2, 0.2, generator=generator)
+                    module.running_mean.uniform_(-0.2, 0.2, generator=generator)
+                    module.running_var.uniform_(0.5, 1.5, generator=generator)
+                elif isinstance(weight, nn.Parameter):
+                    inputs = weight[0].numel()
+                    bound = (6 / inputs) ** 0.5
+                    weight.uniform_(-bound, bound, generator=generator)
+                    if module.bias is not None:
+                        module.bias.uniform_(-0.2, 0.2, generator=generator)
+        return network
+
+    return fill
+
+
+@pytest.fixture
+def same():
+    """Equal but for the order of summation: 1e-5 of the largest entry."""
+
+    def check(actual: torch.Tensor, expected: torch.Tensor) -> None:
+        assert actual.shape == expected.shape
+        assert torch.isfinite(expected).all()
+        assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+    return check

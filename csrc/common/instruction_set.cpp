@@ -8,10 +8,13 @@
 
 namespace fastseg {
 
-#define FASTSEG_DECLARE_KERNELS(isa)                   \
-  namespace isa {                                      \
-  const PermutohedralKernels& permutohedral_kernels(); \
-  const MeanFieldKernels& mean_field_kernels();        \
+#define FASTSEG_DECLARE_KERNELS(isa)                          \
+  namespace isa {                                             \
+  const PermutohedralKernels& permutohedral_kernels();        \
+  const MeanFieldKernels& mean_field_kernels();               \
+  const DilatedConvKernels& dilated_conv_kernels();           \
+  const AsppKernels& aspp_kernels();                          \
+  const BilinearUpsampleKernels& bilinear_upsample_kernels(); \
   }
 
 FASTSEG_DECLARE_KERNELS(baseline)
@@ -31,17 +34,29 @@ std::vector<const InstructionSet*> find_available() {
       __builtin_cpu_supports("f16c")) {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      static const InstructionSet avx512_set = {"avx512", avx512::permutohedral_kernels(),
-                                                avx512::mean_field_kernels()};
+      static const InstructionSet avx512_set = {"avx512",
+                                                avx512::permutohedral_kernels(),
+                                                avx512::mean_field_kernels(),
+                                                avx512::dilated_conv_kernels(),
+                                                avx512::aspp_kernels(),
+                                                avx512::bilinear_upsample_kernels()};
       available.push_back(&avx512_set);
     }
-    static const InstructionSet avx2_set = {"avx2", avx2::permutohedral_kernels(),
-                                            avx2::mean_field_kernels()};
+    static const InstructionSet avx2_set = {"avx2",
+                                            avx2::permutohedral_kernels(),
+                                            avx2::mean_field_kernels(),
+                                            avx2::dilated_conv_kernels(),
+                                            avx2::aspp_kernels(),
+                                            avx2::bilinear_upsample_kernels()};
     available.push_back(&avx2_set);
   }
 #endif
-  static const InstructionSet baseline_set = {"baseline", baseline::permutohedral_kernels(),
-                                              baseline::mean_field_kernels()};
+  static const InstructionSet baseline_set = {"baseline",
+                                              baseline::permutohedral_kernels(),
+                                              baseline::mean_field_kernels(),
+                                              baseline::dilated_conv_kernels(),
+                                              baseline::aspp_kernels(),
+                                              baseline::bilinear_upsample_kernels()};
   available.push_back(&baseline_set);
   return available;
 }

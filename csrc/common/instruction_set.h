@@ -3,6 +3,9 @@
 #include <string>
 #include <vector>
 
+#include "../aspp/aspp.h"
+#include "../bilinear_upsample/bilinear_upsample.h"
+#include "../dilated_conv/dilated_conv.h"
 #include "../mean_field/mean_field.h"
 #include "../permutohedral/permutohedral.h"
 
@@ -14,6 +17,9 @@ struct InstructionSet {
   const char* name;  // "avx512", "avx2" or "baseline"
   PermutohedralKernels permutohedral;
   MeanFieldKernels mean_field;
+  DilatedConvKernels dilated_conv;
+  AsppKernels aspp;
+  BilinearUpsampleKernels bilinear_upsample;
 };
 
 // The set in use: the best available one, or that which FASTSEG_ISA=baseline|avx2|avx512 in the

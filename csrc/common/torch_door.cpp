@@ -53,6 +53,18 @@ Tensor call_dispatcher(const char* op, const char* overload, StableIValue* stack
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
+using torch::headeronly::MemoryFormat;
+
+Tensor empty_in_format(const std::vector<int64_t>& shape, TensorType type,
+                       std::optional<MemoryFormat> format) {
+  using torch::stable::detail::from;
+  const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
+  std::array<StableIValue, 6> stack = {from(sizes),        from(std::optional<TensorType>(type)),
+                                       from(std::nullopt), from(std::nullopt),
+                                       from(std::nullopt), from(format)};
+  return call_dispatcher("aten::empty", "memory_format", stack.data());
+}
+
 struct Led {
   Crew* crew = nullptr;
   int helpers = 0;
@@ -113,18 +125,18 @@ void raise(const Error& error) {
 }
 
 Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type) {
-  using torch::stable::detail::from;
-  const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
-  std::array<StableIValue, 6> stack = {from(sizes),        from(std::optional<TensorType>(type)),
-                                       from(std::nullopt), from(std::nullopt),
-                                       from(std::nullopt), from(std::nullopt)};
-  return call_dispatcher("aten::empty", "memory_format", stack.data());
+  return empty_in_format(shape, type, std::nullopt);
+}
+
+Tensor empty_image(int64_t batch, int64_t channels, int64_t height, int64_t width, TensorType type,
+                   bool channels_last) {
+  return empty_in_format({batch, channels, height, width}, type,
+                         channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 Tensor packed(const Tensor& tensor) {
   using torch::stable::detail::from;
-  std::array<StableIValue, 2> stack = {from(tensor),
-                                       from(torch::headeronly::MemoryFormat::Contiguous)};
+  std::array<StableIValue, 2> stack = {from(tensor), from(MemoryFormat::Contiguous)};
   return call_dispatcher("aten::contiguous", "", stack.data());
 }
 

@@ -73,6 +73,10 @@ void with_torch_crew(Body&& body) {
 Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type);
 Tensor packed(const Tensor& tensor);
 
+// Uninitialised (B, C, H, W), NCHW or channels_last.
+Tensor empty_image(int64_t batch, int64_t channels, int64_t height, int64_t width, TensorType type,
+                   bool channels_last);
+
 template <typename T>
 const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());

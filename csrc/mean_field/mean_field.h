@@ -35,8 +35,8 @@ class MeanField {
 
   // q (L, N) after `iterations` >= 0 updates that start from softmax(-unary), or from `initial`
   // (L, N) where it is given. unary (L, N). ValueError for a unary that is not finite.
-  virtual Error run(const float* unary, const float* initial, int64_t iterations,
-                    Parallel parallel, float* q) = 0;
+  virtual Error run(const float* unary, const float* initial, int64_t iterations, Parallel parallel,
+                    float* q) = 0;
 
   // message (L, N) = sum_k A_k F_k q: what one update adds to -unary.
   virtual void message(const float* q, Parallel parallel, float* message) = 0;

@@ -21,12 +21,12 @@ class LatticeBuild {
   virtual int64_t vertex_count() const = 0;  // M, over the whole batch
 
   struct Arrays {
-    int32_t* vertices;     // (B, N, D + 1), in [0, M): the simplex around each point
-    void* barycentric;     // (B, N, D + 1), dtype of the features; sums to one per point
-    int8_t* rank;          // (B, N, D + 1): which coordinate of the point was r-th largest
-    int32_t* neighbours;   // (D + 1, M, 2), in [0, M) or -1: one step back and forward per axis
-    int64_t* segments;     // (M + 1): where a vertex's contributions begin in `contributors`
-    int64_t* contributors; // (B * N * (D + 1)): flat indices into `vertices`, ascending per vertex
+    int32_t* vertices;      // (B, N, D + 1), in [0, M): the simplex around each point
+    void* barycentric;      // (B, N, D + 1), dtype of the features; sums to one per point
+    int8_t* rank;           // (B, N, D + 1): which coordinate of the point was r-th largest
+    int32_t* neighbours;    // (D + 1, M, 2), in [0, M) or -1: one step back and forward per axis
+    int64_t* segments;      // (M + 1): where a vertex's contributions begin in `contributors`
+    int64_t* contributors;  // (B * N * (D + 1)): flat indices into `vertices`, ascending per vertex
   };
   virtual void write(const Arrays& arrays, Parallel parallel) const = 0;
 };

@@ -27,8 +27,8 @@ inline void elevate(const Real* feature, Real* elevated) {
 //
 // weight[k] is the barycentric weight of the vertex of remainder k. Ties of equal differences are
 // broken towards the lower coordinate.
-template <typename Scalar, typename Real, typename Integer, int kDims, typename Round, typename ToInteger,
-          typename ToReal>
+template <typename Scalar, typename Real, typename Integer, int kDims, typename Round,
+          typename ToInteger, typename ToReal>
 inline void enclosing_simplex(const Real* elevated, Integer* cell, Integer* rank, Real* weight,
                               Round round, ToInteger to_integer, ToReal to_real) {
   constexpr int kVertices = kDims + 1;

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <algorithm>
+#include <optional>
+
+#include "dilated_conv.h"
+#include "winograd_plan.h"
+
+// Which algorithm a layer takes, by its shape and rate alone. Times are nanoseconds on two threads
+// of a Zen 4 with AVX-512 (2026-11): only their ratios matter.
+namespace fastseg {
+
+struct AlgorithmWishes {
+  bool channels_last;
+  bool high_accuracy;
+  bool deterministic;  // never torch's convolution
+  bool transformed;    // the weights are transformed once for many calls
+};
+
+namespace cost_model {
+
+// Pairs of an output line's sample and a tap that see the input, and not its padding.
+inline double seen_taps(int64_t size, int64_t out_size, int64_t kernel, int64_t rate,
+                        int64_t stride, int64_t padding) {
+  double seen = 0;
+  for (int64_t tap = 0; tap < kernel; ++tap) {
+    const int64_t first = tap * rate - padding;  // input sample of output 0
+    const int64_t begin = first < 0 ? (-first + stride - 1) / stride : 0;
+    const int64_t end = first < size ? std::min(out_size, (size - 1 - first) / stride + 1) : 0;
+    seen += static_cast<double>(std::max<int64_t>(0, end - begin));
+  }
+  return seen;
+}
+
+// Products that are not with padding.
+inline double direct_products(const ConvGeometry& g) {
+  return static_cast<double>(g.batch) * static_cast<double>(g.group_inputs()) *
+         static_cast<double>(g.out_channels) *
+         seen_taps(g.height, g.out_height(), g.kernel_height, g.rate[0], g.stride[0],
+                   g.padding[0]) *
+         seen_taps(g.width, g.out_width(), g.kernel_width, g.rate[1], g.stride[1], g.padding[2]);
+}
+
+// Copies of planar images by pixels and back.
+inline double layout_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
+  if (wishes.channels_last) return 0;
+  return 0.2 * static_cast<double>(g.batch) *
+         (static_cast<double>(g.in_channels) * static_cast<double>(g.height * g.width) +
+          static_cast<double>(g.out_channels) *
+              static_cast<double>(g.out_height() * g.out_width()));
+}
+
+inline double torch_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
+  // 215 GFLOP/s; planar images of larger rates are unfolded first.
+  const bool unfolded = !wishes.channels_last && std::max(g.rate[0], g.rate[1]) > 8;
+  return direct_products(g) * (2 / 215.0) * (unfolded ? 1.3 : 1);
+}
+
+inline double direct_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
+  const double weights =
+      static_cast<double>(g.out_channels) * static_cast<double>(g.group_inputs() * g.taps());
+  return direct_products(g) * (2 / 195.0) + weights * (wishes.transformed ? 0.16 : 1) +
+         layout_cost(g, wishes);
+}
+
+inline double winograd_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
+  const winograd::Best best = winograd::best(g, wishes.high_accuracy);
+  const double pairs = static_cast<double>(g.in_channels) * static_cast<double>(g.out_channels);
+  const double weights =
+      pairs * static_cast<double>(best.rows.weight_products * best.columns.weight_products);
+  const double of_weights = weights * winograd::kWeightCost;
+  return static_cast<double>(g.batch) * (best.cost - of_weights) + of_weights +
+         (wishes.transformed ? 0 : weights * 0.5) + layout_cost(g, wishes);
+}
+
+}  // namespace cost_model
+
+// The fastest algorithm for a layer; nullopt is torch's own convolution.
+inline std::optional<ConvAlgorithm> choose_algorithm(const ConvGeometry& g,
+                                                     const AlgorithmWishes& wishes) {
+  if (pointwise_serves(g)) return ConvAlgorithm::kPointwise;
+  // A depthwise layer of planar images would be copied more often than it is read.
+  if (is_depthwise(g) && (wishes.channels_last || wishes.deterministic)) {
+    return ConvAlgorithm::kDirect;
+  }
+  double fastest = cost_model::direct_cost(g, wishes);
+  std::optional<ConvAlgorithm> choice = ConvAlgorithm::kDirect;
+  if (!wishes.deterministic) {
+    // Groups, few channels and large kernels are torch's domain, too: there `direct` is slower
+    // than its count of products says.
+    fastest = cost_model::torch_cost(g, wishes);
+    choice = std::nullopt;
+  }
+  if (winograd_serves(g) && cost_model::winograd_cost(g, wishes) < fastest) {
+    return wishes.high_accuracy ? ConvAlgorithm::kWinogradHigh : ConvAlgorithm::kWinograd;
+  }
+  return choice;
+}
+
+}  // namespace fastseg

@@ -1,0 +1,361 @@
+#pragma once
+
+#include <vector>
+
+#include "layer.h"
+#include "winograd_transforms.h"
+
+// Winograd's convolution over images laid out by pixels. Tiles are read at the distance of the rate
+// and written back there: no phase is ever copied together.
+namespace fastseg {
+namespace FASTSEG_ISA {
+
+// All tiles of one pair of line algorithms: the product of the starts of both axes.
+struct TileGroup {
+  const AxisPlan::Part& rows;
+  const AxisPlan::Part& columns;
+  LineShape row_shape, column_shape;
+  const float* weights;  // [products][O / 16][C][16]
+
+  int64_t products() const { return int64_t{row_shape.products} * column_shape.products; }
+  int64_t per_image() const {
+    return static_cast<int64_t>(rows.start.size()) * static_cast<int64_t>(columns.start.size());
+  }
+  struct Place {
+    int64_t b, y, x;  // image, and first output
+  };
+  Place place(int64_t tile) const {
+    const int64_t columns_count = static_cast<int64_t>(columns.start.size());
+    const int64_t b = tile / per_image(), inside = tile % per_image();
+    return {b, rows.start[inside / columns_count], columns.start[inside % columns_count]};
+  }
+};
+
+class WinogradGroup {
+ public:
+  WinogradGroup(const Layer<float>& layer, const TileGroup& group, bool high)
+      : layer_(layer),
+        group_(group),
+        stream_(is_streamed(layer)),
+        depth_(high ? kDepthOfHigh : kDepthOfDefault) {
+    with_line(group.rows.algorithm, [&](auto* line) {
+      using L = std::remove_pointer_t<decltype(line)>;
+      row_input_ = input_pass<L>;
+      row_output_ = output_pass<L>;
+    });
+    with_line(group.columns.algorithm, [&](auto* line) {
+      using L = std::remove_pointer_t<decltype(line)>;
+      column_input_ = input_pass<L>;
+      column_finish_ = finish_pass<L>;
+    });
+    plan_memory();
+  }
+
+  void run(Parallel parallel) {
+    const ConvGeometry& g = layer_.geometry;
+    const int64_t total = g.batch * group_.per_image();
+    const int64_t slices = std::max<int64_t>(1, (g.in_channels - kSmallestSlice) / slice_ + 1);
+    values_.reset(group_.products() * (chunk_ * widest_slice() + kSkew));
+    for (int64_t first = 0; first < total; first += chunk_) {
+      first_ = first;
+      count_ = std::min(chunk_, total - first);
+      const Cut columns(panels_of<float>(g.out_channels), kTilePanels, kPanelsOfTask);
+      const Cut rows = cut_rows(count_, kRowsOfTask, columns.count);
+      const int64_t tasks = rows.count * columns.count;
+      const int64_t sums_of_task =
+          group_.products() * (rows.size * columns.size * kPanel<float> + kSkew);
+      if (slices > 1) sums_.reset(tasks * sums_of_task);
+      for (int64_t slice = 0; slice < slices; ++slice) {
+        channel_ = slice * slice_;
+        channels_ = slice + 1 < slices ? slice_ : g.in_channels - channel_;
+        parallel((count_ + kTilesOfTask - 1) / kTilesOfTask, [&](int64_t task) {
+          const int64_t last = std::min(count_, (task + 1) * kTilesOfTask);
+          for (int64_t tile = task * kTilesOfTask; tile < last; ++tile) transform_input(tile);
+        });
+        parallel(tasks, [&](int64_t task) {
+          Block block = {rows.begin(task % rows.count), rows.end(task % rows.count),
+                         columns.begin(task / rows.count), columns.end(task / rows.count), nullptr};
+          Buffer<float> own;
+          if (slices == 1) own.reset(sums_of_task);
+          block.sums = slices > 1 ? sums_.data() + task * sums_of_task : own.data();
+          multiply_block(block);
+          if (slice + 1 == slices) {
+            for (int64_t tile = block.row; tile < block.row_end; ++tile) write_tile(block, tile);
+            if (stream_) fence_stores();
+          }
+        });
+      }
+    }
+  }
+
+ private:
+  // Sizes found by measuring on a Zen 4 (1 MiB of second-level cache a core), 2026-11.
+  static constexpr int64_t kRowsOfTask = 96, kPanelsOfTask = 6, kTilesOfTask = 4;
+  static constexpr int64_t kChunkOfChannels = 64;       // what a transform holds in the first cache
+  static constexpr int64_t kValues = int64_t{6} << 20;  // transformed input kept at once, 24 MiB
+  static constexpr int64_t kFewTiles = 128;             // below this the weights are read too often
+  static constexpr int64_t kSmallestSlice = 16;
+  // Blocks of channels in the sums. Short ones round less, and cost 2 % of the speed.
+  static constexpr int64_t kDepthOfDefault = 256, kDepthOfHigh = 128;
+  // Products of one tile lie this much more than a multiple of their size apart: caches hold few
+  // lines at distances that are powers of two.
+  static constexpr int64_t kSkew = 80;
+
+  // Tiles [row, row_end) of the chunk times panels [panel, panel_end).
+  struct Block {
+    int64_t row, row_end, panel, panel_end;
+    float* sums;  // [products][rows][panels * 16]
+
+    int64_t width() const { return (panel_end - panel) * kPanel<float>; }
+    int64_t stride() const { return (row_end - row) * width() + kSkew; }  // of products
+  };
+
+  // The workspace stays below the layer's own input, output and packed weights, or kValues.
+  void plan_memory() {
+    const ConvGeometry& g = layer_.geometry;
+    const int64_t total = g.batch * group_.per_image(), products = group_.products();
+    const int64_t of_layer = g.batch * (g.in_channels * g.height * g.width +
+                                        g.out_channels * g.out_height() * g.out_width()) +
+                             g.in_channels * g.out_channels * products;
+    const int64_t most = std::min(kValues, of_layer);
+    slice_ = g.in_channels;
+    chunk_ = std::min(total, std::max<int64_t>(kTileRows, most / (products * g.in_channels)));
+    if (chunk_ >= std::min(total, kFewTiles) || g.in_channels < 2 * kDepthOfDefault) {
+      chunk_ = Cut(total, kTileRows, chunk_).size;
+      return;
+    }
+    // Few tiles of many channels: a slice of channels at a time, and all sums kept meanwhile.
+    const int64_t sums = products * panels_of<float>(g.out_channels) * kPanel<float>;
+    chunk_ = std::min(total, std::max(kFewTiles, most / 2 / sums));
+    chunk_ = Cut(total, kTileRows, chunk_).size;
+    slice_ =
+        std::max<int64_t>(1, most / 2 / (products * chunk_) / kDepthOfDefault) * kDepthOfDefault;
+  }
+  int64_t widest_slice() const {
+    return std::min(layer_.geometry.in_channels, slice_ + kSmallestSlice);
+  }
+  int64_t value_stride() const { return count_ * channels_ + kSkew; }  // of products
+
+  // values_[product][tile][channel] of one tile.
+  void transform_input(int64_t tile) {
+    const ConvGeometry& g = layer_.geometry;
+    const LineShape &rows = group_.row_shape, &columns = group_.column_shape;
+    const TileGroup::Place place = group_.place(first_ + tile);
+    alignas(64) static constexpr float kZeros[kChunkOfChannels] = {};
+    alignas(64) float half[kMostProducts * kMostProducts * kChunkOfChannels];
+    const float* pixel[kMostProducts][kMostProducts];  // [column][row], null outside of the image
+    for (int j = 0; j < columns.inputs; ++j) {
+      const int64_t x = place.x - g.padding[2] + (columns.first_input + j) * g.rate[1];
+      for (int i = 0; i < rows.inputs; ++i) {
+        const int64_t y = place.y - g.padding[0] + (rows.first_input + i) * g.rate[0];
+        const bool inside = y >= 0 && y < g.height && x >= 0 && x < g.width;
+        pixel[j][i] = inside ? layer_.input.at(place.b, y, x) + channel_ : nullptr;
+      }
+    }
+    const auto transform_channels = [&](int64_t c, int64_t count) {
+      const float* from[kMostProducts];
+      for (int j = 0; j < columns.inputs; ++j) {
+        for (int i = 0; i < rows.inputs; ++i) from[i] = pixel[j][i] ? pixel[j][i] + c : kZeros;
+        row_input_(from, count, half + j * kChunkOfChannels, columns.inputs * kChunkOfChannels);
+      }
+      for (int i = 0; i < rows.products; ++i) {
+        for (int j = 0; j < columns.inputs; ++j) {
+          from[j] = half + (i * columns.inputs + j) * kChunkOfChannels;
+        }
+        float* to = values_.data() + i * columns.products * value_stride() + tile * channels_ + c;
+        column_input_(from, count, to, value_stride());
+      }
+    };
+    const int64_t whole = channels_ / kWideLanes<float> * kWideLanes<float>;
+    for (int64_t c = 0; c < whole; c += kChunkOfChannels) {
+      transform_channels(c, std::min(kChunkOfChannels, whole - c));
+    }
+    // The last vector reaches back: some values are computed twice.
+    if (whole < channels_) transform_channels(channels_ - kWideLanes<float>, kWideLanes<float>);
+  }
+
+  void multiply_block(const Block& block) {
+    const int64_t all_panels = panels_of<float>(layer_.geometry.out_channels);
+    const int64_t channels = layer_.geometry.in_channels, width = block.width();
+    for (int64_t product = 0; product < group_.products(); ++product) {
+      const float* values = values_.data() + product * value_stride();
+      const float* weights = group_.weights + product * all_panels * channels * kPanel<float>;
+      float* sums = block.sums + product * block.stride();
+      for (int64_t k = 0; k < channels_; k += depth_) {
+        Tile<float> tile = {};
+        tile.b_stride = channels * kPanel<float>;
+        tile.depth = std::min(depth_, channels_ - k);
+        tile.accumulate = channel_ + k > 0;
+        for (int64_t panel = block.panel, panels; panel < block.panel_end; panel += panels) {
+          panels = panels_at_once(block.panel_end - panel);
+          tile.b = weights + panel * tile.b_stride + (channel_ + k) * kPanel<float>;
+          tile.columns = panels * kPanel<float>;
+          // The next panels of this block of channels, the next block, or the next product.
+          const float* next = tile.b + panels * tile.b_stride;
+          int64_t next_depth = tile.depth;
+          if (panel + panels >= block.panel_end) {
+            const bool more = k + depth_ < channels_;
+            next = weights + block.panel * tile.b_stride +
+                   (channel_ + (more ? k + depth_ : 0)) * kPanel<float>;
+            next_depth = std::min(depth_, more ? channels_ - k - depth_ : channels_);
+            if (!more) {
+              next = product + 1 < group_.products() ? next + all_panels * tile.b_stride : nullptr;
+            }
+          }
+          const Ahead<float> ahead(next, next_depth, tile.depth,
+                                   (block.row_end - block.row + kTileRows - 1) / kTileRows);
+          for (int64_t row = block.row; row < block.row_end; row += kTileRows) {
+            const int64_t rows = std::min<int64_t>(kTileRows, block.row_end - row);
+            for (int64_t i = 0; i < rows; ++i) {
+              tile.a[i] = values + (row + i) * channels_ + k;
+              tile.c[i] =
+                  sums + (row - block.row + i) * width + (panel - block.panel) * kPanel<float>;
+              tile.ahead_a[i] = panel == block.panel ? tile.a[i] + kTileRows * channels_ : nullptr;
+            }
+            ahead.fetch_with(&tile, (row - block.row) / kTileRows);
+            multiply<float, false>(tile, rows, panels);
+          }
+        }
+      }
+    }
+  }
+
+  void write_tile(const Block& block, int64_t tile) {
+    const ConvGeometry& g = layer_.geometry;
+    const LineShape &rows = group_.row_shape, &columns = group_.column_shape;
+    const TileGroup::Place place = group_.place(first_ + tile);
+    alignas(64) float half[kMostProducts * kMostProducts * kChunkOfChannels];
+    const int64_t channel = block.panel * kPanel<float>;
+    const int64_t width = std::min(block.width(), g.out_channels - channel);
+    for (int64_t c = 0; c < width; c += kChunkOfChannels) {
+      const int64_t count = std::min(kChunkOfChannels, width - c);
+      const int64_t whole = (count + kWideLanes<float> - 1) / kWideLanes<float> * kWideLanes<float>;
+      for (int j = 0; j < columns.products; ++j) {
+        const float* sums =
+            block.sums + j * block.stride() + (tile - block.row) * block.width() + c;
+        row_output_(sums, columns.products * block.stride(), whole, half + j * kChunkOfChannels,
+                    columns.products * kChunkOfChannels);
+      }
+      for (int i = 0; i < rows.outputs; ++i) {
+        const int64_t y = place.y + i * g.rate[0];
+        if (y >= g.out_height()) break;
+        Finish finish = {
+            {}, {}, layer_.bias ? layer_.bias + channel + c : nullptr, layer_.relu, stream_};
+        for (int j = 0; j < columns.outputs; ++j) {
+          const int64_t x = place.x + j * g.rate[1];
+          if (x >= g.out_width()) break;
+          finish.out[j] = layer_.output.at(place.b, y, x) + channel + c;
+          if (layer_.residual.data) {
+            finish.residual[j] = layer_.residual.at(place.b, y, x) + channel + c;
+          }
+        }
+        column_finish_(half + i * columns.products * kChunkOfChannels, kChunkOfChannels, count,
+                       finish);
+      }
+    }
+  }
+
+  const Layer<float>& layer_;
+  const TileGroup& group_;
+  const bool stream_;
+  const int64_t depth_;
+  InputPass row_input_, column_input_;
+  OutputPass row_output_;
+  FinishPass column_finish_;
+  int64_t chunk_, slice_;                       // tiles and channels at once
+  int64_t first_, count_, channel_, channels_;  // those now
+  Buffer<float> values_, sums_;
+};
+
+inline void convolve_winograd(const Layer<float>& layer, bool high, Parallel parallel) {
+  const ConvGeometry& g = layer.geometry;
+  const WinogradPlan plan = winograd_plan(g, high);
+  const float* weights = layer.packed;
+  for (const AxisPlan::Part& rows : plan.rows.parts) {
+    for (const AxisPlan::Part& columns : plan.columns.parts) {
+      const TileGroup group = {rows, columns, line_shape(rows.algorithm),
+                               line_shape(columns.algorithm), weights};
+      WinogradGroup(layer, group, high).run(parallel);
+      weights +=
+          group.products() * panels_of<float>(g.out_channels) * kPanel<float> * g.in_channels;
+    }
+  }
+}
+
+// Weight transform of a line algorithm, as a matrix.
+struct WeightMatrix {
+  int rows;
+  double value[kMostProducts][3];
+};
+
+inline WeightMatrix weight_matrix(LineAlgorithm algorithm) {
+  WeightMatrix matrix = {line_shape(algorithm).products, {}};
+  for (int tap = 0; tap < 3; ++tap) {
+    const double unit[3] = {tap == 0 ? 1.0 : 0.0, tap == 1 ? 1.0 : 0.0, tap == 2 ? 1.0 : 0.0};
+    double column[kMostProducts] = {};
+    with_line(algorithm,
+              [&](auto* line) { std::remove_pointer_t<decltype(line)>::weight(unit, column); });
+    for (int i = 0; i < matrix.rows; ++i) matrix.value[i][tap] = column[i];
+  }
+  return matrix;
+}
+
+// to[product][panel][c][16] of one panel and all its channels, in double precision.
+template <typename T>
+void transform_panel(const ConvGeometry& g, const T* weight, const int64_t* stride,
+                     const WeightMatrix& rows, const WeightMatrix& columns, int64_t panel,
+                     float* to) {
+  constexpr int kW = kPanel<float>;
+  const int64_t product_stride = panels_of<float>(g.out_channels) * g.in_channels * kW;
+  const int64_t outputs = std::min<int64_t>(kW, g.out_channels - panel * kW);
+  for (int64_t c = 0; c < g.in_channels; ++c) {
+    double taps[3][3][kW] = {}, half[kMostProducts][3][kW];
+    for (int64_t o = 0; o < outputs; ++o) {
+      const T* kernel = weight + (panel * kW + o) * stride[0] + c * stride[1];
+      for (int i = 0; i < 3; ++i) {
+        for (int j = 0; j < 3; ++j) {
+          taps[i][j][o] = static_cast<float>(kernel[i * stride[2] + j * stride[3]]);
+        }
+      }
+    }
+    for (int i = 0; i < rows.rows; ++i) {
+      for (int j = 0; j < 3; ++j) {
+        for (int o = 0; o < kW; ++o) {
+          half[i][j][o] = rows.value[i][0] * taps[0][j][o] + rows.value[i][1] * taps[1][j][o] +
+                          rows.value[i][2] * taps[2][j][o];
+        }
+      }
+    }
+    for (int i = 0; i < rows.rows; ++i) {
+      for (int j = 0; j < columns.rows; ++j) {
+        float* out =
+            to + (i * columns.rows + j) * product_stride + (panel * g.in_channels + c) * kW;
+        for (int o = 0; o < kW; ++o) {
+          out[o] = static_cast<float>(columns.value[j][0] * half[i][0][o] +
+                                      columns.value[j][1] * half[i][1][o] +
+                                      columns.value[j][2] * half[i][2][o]);
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+void pack_winograd(const ConvGeometry& g, bool high, const T* weight, const int64_t* stride,
+                   Parallel parallel, float* to) {
+  const winograd::Best best = winograd::best(g, high);
+  const int64_t panels = panels_of<float>(g.out_channels);
+  for (int i = 0; i < best.rows.count; ++i) {
+    for (int j = 0; j < best.columns.count; ++j) {
+      const WeightMatrix rows = weight_matrix(best.rows.algorithm[i]);
+      const WeightMatrix columns = weight_matrix(best.columns.algorithm[j]);
+      parallel(panels, [&](int64_t panel) {
+        transform_panel(g, weight, stride, rows, columns, panel, to);
+      });
+      to += int64_t{rows.rows} * columns.rows * panels * kPanel<float> * g.in_channels;
+    }
+  }
+}
+
+}  // namespace FASTSEG_ISA
+}  // namespace fastseg

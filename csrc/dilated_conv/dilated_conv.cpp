@@ -1,0 +1,188 @@
+#include "dilated_conv.h"
+
+#include <array>
+#include <optional>
+
+#include "../common/instruction_set.h"
+#include "conv_door.h"
+#include "cost_model.h"
+#include "dilated_conv_check.h"
+#include "winograd_plan.h"
+
+// The convolution as torch operators: schema, and the CPU door.
+namespace fastseg {
+namespace {
+
+const DilatedConvKernels& kernels() { return instruction_set().dilated_conv; }
+
+std::optional<ArgumentInfo> optional_info(const char* name, const std::optional<Tensor>& tensor) {
+  if (!tensor) return std::nullopt;
+  return info_of(name, *tensor);
+}
+
+// Everything but the weights.
+struct Layer {
+  const Tensor& input;
+  const std::optional<Tensor>& bias;
+  const std::optional<Tensor>& residual;
+  ConvGeometry geometry;
+  ConvAlgorithm algorithm;
+  bool relu;
+};
+
+Tensor convolve(const Layer& layer, const ConvWeight& weight) {
+  const ConvGeometry& g = layer.geometry;
+  Tensor output = empty_image(g.batch, g.out_channels, g.out_height(), g.out_width(),
+                              layer.input.scalar_type(), is_channels_last(layer.input));
+  if (output.numel() == 0) return output;
+  std::optional<Tensor> bias;
+  if (layer.bias) bias = packed(*layer.bias);
+  const ConvCall call = {g,
+                         layer.algorithm,
+                         element_type(layer.input),
+                         view_of(layer.input),
+                         weight,
+                         bias ? bias->const_data_ptr() : nullptr,
+                         layer.residual ? view_of(*layer.residual) : Image<const void>{},
+                         layer.relu,
+                         mutable_view_of(output)};
+  with_torch_crew([&] { kernels().convolve(call, torch_threads()); });
+  return output;
+}
+
+Tensor dilated_conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias,
+                      std::optional<Tensor> residual, std::vector<int64_t> rate,
+                      std::vector<int64_t> padding, std::vector<int64_t> stride, int64_t groups,
+                      Text activation, Text algorithm) {
+  const char* op = "dilated_conv2d";
+  return with_error_kinds(op, [&] {
+    Layer layer = {input, bias, residual, {}, {}, {}};
+    const ConvArguments arguments = {info_of("input", input),
+                                     info_of("weight", weight),
+                                     optional_info("bias", bias),
+                                     optional_info("residual", residual),
+                                     rate,
+                                     padding,
+                                     stride,
+                                     groups,
+                                     algorithm.value};
+    raise_if(check_activation(op, activation.value, &layer.relu));
+    raise_if(check_dilated_conv2d(op, arguments, &layer.geometry, &layer.algorithm));
+    raise_if(check_same_dtype(op, arguments.input, arguments.weight));
+    return convolve(layer, weight_of(weight));
+  });
+}
+
+Tensor dilated_conv2d_transform(const Tensor& weight, std::vector<int64_t> input_size,
+                                std::vector<int64_t> rate, std::vector<int64_t> padding,
+                                std::vector<int64_t> stride, int64_t groups, Text algorithm) {
+  const char* op = "dilated_conv2d_transform";
+  return with_error_kinds(op, [&] {
+    const ArgumentInfo info = info_of("weight", weight);
+    raise_if(check_rank(op, info, info.shape.size() == 4, "(O, C / groups, KH, KW)"));
+    raise_if(check_input_size(op, input_size));
+    // The packing does not depend on the batch.
+    const ArgumentInfo input = {"input",
+                                {1, info.shape[1] * groups, input_size[0], input_size[1]},
+                                info.dtype,
+                                info.dtype_name};
+    ConvGeometry geometry;
+    ConvAlgorithm kind;
+    raise_if(check_transformable(op, info));
+    raise_if(check_dilated_conv2d(
+        op, {input, info, {}, {}, rate, padding, stride, groups, algorithm.value}, &geometry,
+        &kind));
+    Tensor transformed = empty_tensor({packed_layout(geometry, kind).size}, TensorType::Float);
+    with_torch_crew([&] {
+      kernels().transform(geometry, kind, element_type(weight), weight_of(weight), torch_threads(),
+                          mutable_data<float>(transformed));
+    });
+    return transformed;
+  });
+}
+
+Tensor dilated_conv2d_transformed(const Tensor& input, const Tensor& transformed,
+                                  std::optional<Tensor> bias, std::optional<Tensor> residual,
+                                  std::vector<int64_t> weight_shape, std::vector<int64_t> rate,
+                                  std::vector<int64_t> padding, std::vector<int64_t> stride,
+                                  int64_t groups, Text activation, Text algorithm) {
+  const char* op = "dilated_conv2d_transformed";
+  return with_error_kinds(op, [&] {
+    Layer layer = {input, bias, residual, {}, {}, {}};
+    const ArgumentInfo info = info_of("transformed", transformed);
+    const ConvArguments arguments = {info_of("input", input),
+                                     {"weight_shape", weight_shape, ScalarType::kFloat32, ""},
+                                     optional_info("bias", bias),
+                                     optional_info("residual", residual),
+                                     rate,
+                                     padding,
+                                     stride,
+                                     groups,
+                                     algorithm.value};
+    raise_if(check_activation(op, activation.value, &layer.relu));
+    raise_if(check_transformable(op, arguments.input));
+    raise_if(check_dilated_conv2d(op, arguments, &layer.geometry, &layer.algorithm));
+    raise_if(check_dtype(op, info, "float32"));
+    const Tensor weights = packed(transformed);
+    raise_if(check_transformed(op, info, data<float>(weights), layer.geometry, layer.algorithm));
+    return convolve(layer, {nullptr, {}, data<float>(weights)});
+  });
+}
+
+std::string dilated_conv2d_algorithm(std::vector<int64_t> input_shape,
+                                     std::vector<int64_t> weight_shape, std::vector<int64_t> rate,
+                                     std::vector<int64_t> padding, std::vector<int64_t> stride,
+                                     int64_t groups, bool channels_last, Text accuracy,
+                                     bool deterministic, bool transformed) {
+  const char* op = "dilated_conv2d_algorithm";
+  return with_error_kinds(op, [&] {
+    ConvGeometry geometry;
+    AlgorithmWishes wishes = {channels_last, false, deterministic, transformed};
+    raise_if(check_accuracy(op, accuracy.value, &wishes.high_accuracy));
+    raise_if(check_conv_geometry(op,
+                                 {{"input_shape", input_shape, ScalarType::kFloat32, ""},
+                                  {"weight_shape", weight_shape, ScalarType::kFloat32, ""},
+                                  {},
+                                  {},
+                                  rate,
+                                  padding,
+                                  stride,
+                                  groups,
+                                  ""},
+                                 &geometry));
+    const std::optional<ConvAlgorithm> choice = choose_algorithm(geometry, wishes);
+    return std::string(choice ? algorithm_name(*choice) : "torch");
+  });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(fastseg, m) {
+  m.def(
+      "dilated_conv2d(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, int[2] rate, "
+      "int[4] padding, int[2] stride, int groups, str activation, str algorithm) -> Tensor");
+  m.def(
+      "dilated_conv2d_transform(Tensor weight, int[2] input_size, int[2] rate, int[4] padding, "
+      "int[2] stride, int groups, str algorithm) -> Tensor");
+  m.def(
+      "dilated_conv2d_transformed(Tensor input, Tensor transformed, Tensor? bias, "
+      "Tensor? residual, int[4] weight_shape, int[2] rate, int[4] padding, int[2] stride, "
+      "int groups, str activation, str algorithm) -> Tensor");
+  m.def(
+      "dilated_conv2d_algorithm(int[] input_shape, int[] weight_shape, int[2] rate, "
+      "int[4] padding, int[2] stride, int groups, bool channels_last, str accuracy, "
+      "bool deterministic, bool transformed) -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
+  m.impl("dilated_conv2d", TORCH_BOX(&dilated_conv2d));
+  m.impl("dilated_conv2d_transform", TORCH_BOX(&dilated_conv2d_transform));
+  m.impl("dilated_conv2d_transformed", TORCH_BOX(&dilated_conv2d_transformed));
+}
+
+// No tensor, no device: one implementation for all.
+STABLE_TORCH_LIBRARY_IMPL(fastseg, CompositeExplicitAutograd, m) {
+  m.impl("dilated_conv2d_algorithm", TORCH_BOX(&dilated_conv2d_algorithm));
+}
+
+}  // namespace fastseg

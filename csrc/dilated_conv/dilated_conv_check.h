@@ -1,0 +1,52 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "../common/check.h"
+#include "dilated_conv.h"
+
+// What the convolution operators ask of their arguments, whatever door these come through.
+namespace fastseg {
+
+struct ConvArguments {
+  ArgumentInfo input;                    // (B, C, H, W)
+  ArgumentInfo weight;                   // (O, C / groups, KH, KW)
+  std::optional<ArgumentInfo> bias;      // (O,)
+  std::optional<ArgumentInfo> residual;  // shape of the output
+  std::vector<int64_t> rate, padding, stride;
+  int64_t groups;
+  std::string algorithm;
+};
+
+// Ranks, ranges and that the sizes belong together; `geometry` is then filled in.
+Error check_conv_geometry(const char* op, const ConvArguments& arguments, ConvGeometry* geometry);
+
+// That, the dtypes, and that the algorithm serves the geometry.
+Error check_dilated_conv2d(const char* op, const ConvArguments& arguments, ConvGeometry* geometry,
+                           ConvAlgorithm* algorithm);
+
+Error check_algorithm(const char* op, const std::string& name, const ConvGeometry& geometry,
+                      ConvAlgorithm* algorithm);
+
+Error check_floating_image(const char* op, const ArgumentInfo& argument);
+
+// The types whose weights are transformed: all but float64.
+Error check_transformable(const char* op, const ArgumentInfo& argument);
+
+Error check_input_size(const char* op, const std::vector<int64_t>& input_size);
+
+// That `transformed`, whose values are at `values`, was made for this layer.
+Error check_transformed(const char* op, const ArgumentInfo& transformed, const float* values,
+                        const ConvGeometry& geometry, ConvAlgorithm algorithm);
+
+// "none" or "relu".
+Error check_activation(const char* op, const std::string& name, bool* relu);
+
+// "default" or "high".
+Error check_accuracy(const char* op, const std::string& name, bool* high);
+
+const char* algorithm_name(ConvAlgorithm algorithm);
+
+}  // namespace fastseg

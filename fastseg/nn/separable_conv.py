@@ -1,0 +1,74 @@
+"""Depthwise and pointwise convolution in place of a full one."""
+
+from torch import Tensor, nn
+
+from fastseg.nn.conv_norm_relu import ConvNormReLU
+from fastseg.nn.dilated_conv import DilatedConv2d
+from fastseg.ops.conv_geometry import Padding
+
+
+class SeparableConvNormReLU(nn.Module):
+    """A dilated depthwise convolution, then a 1x1 convolution with batch norm and ReLU.
+
+    The atrous separable convolution of DeepLab v3+ (Chen et al. 2018, sec. 3.1) has batch norm and
+    ReLU after the depthwise part too; the original of Xception (Chollet 2017) has nothing there.
+
+    Args:
+        in_channels, out_channels, kernel_size, rate, stride, padding: of the convolution it stands
+            for, see :class:`fastseg.nn.DilatedConv2d`.
+        norm_between: whether batch norm and ReLU follow the depthwise part.
+        norm_eps, norm_momentum: of ``torch.nn.BatchNorm2d``.
+        activation: at the end, ``"relu"`` or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int = 3,
+        rate: int = 1,
+        stride: int = 1,
+        padding: Padding = "same",
+        norm_between: bool = True,
+        norm_eps: float = 1e-5,
+        norm_momentum: float | None = 0.1,
+        activation: str | None = "relu",
+    ) -> None:
+        super().__init__()
+        self.depthwise: DilatedConv2d | ConvNormReLU
+        if norm_between:
+            self.depthwise = ConvNormReLU(
+                in_channels,
+                in_channels,
+                kernel_size=kernel_size,
+                rate=rate,
+                stride=stride,
+                padding=padding,
+                groups=in_channels,
+                norm_eps=norm_eps,
+                norm_momentum=norm_momentum,
+            )
+        else:
+            self.depthwise = DilatedConv2d(
+                in_channels,
+                in_channels,
+                kernel_size=kernel_size,
+                rate=rate,
+                stride=stride,
+                padding=padding,
+                groups=in_channels,
+                bias=False,
+            )
+        self.pointwise = ConvNormReLU(
+            in_channels,
+            out_channels,
+            kernel_size=1,
+            norm_eps=norm_eps,
+            norm_momentum=norm_momentum,
+            activation=activation,
+        )
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        output: Tensor = self.pointwise(self.depthwise(input), residual)
+        return output

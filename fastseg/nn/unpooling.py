@@ -1,0 +1,95 @@
+"""The reverse of pooling as modules: torch's own operators."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fastseg._arguments import check_tensor, dtype_name
+
+Pair = int | tuple[int, int]
+
+
+def pair(value: Pair) -> tuple[int, int]:
+    """(vertical, horizontal), from one number for both."""
+    return (value, value) if isinstance(value, int) else value
+
+
+class NearestUnpool2d(nn.Module):
+    """Repeats every value in a block of ``factor`` x ``factor`` outputs.
+
+    Args:
+        factor: positive; one number or (vertical, horizontal).
+    """
+
+    def __init__(self, factor: Pair = 2) -> None:
+        super().__init__()
+        self.factor = pair(factor)
+        if min(self.factor) < 1:
+            raise ValueError(f"NearestUnpool2d: factor must be positive, got {factor}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(B, C, h, w)`` to ``(B, C, factor h, factor w)``."""
+        check_tensor("NearestUnpool2d", "input", input)
+        if input.dim() != 4:
+            raise ValueError(
+                f"NearestUnpool2d: input must have shape (B, C, H, W), got {tuple(input.shape)}"
+            )
+        height, width = (n * f for n, f in zip(input.shape[2:], self.factor, strict=True))
+        return functional.interpolate(input, size=(height, width), mode="nearest-exact")
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor}"
+
+
+class MaxUnpool2d(nn.Module):
+    """Puts every value where the maximum of its pool was, and zero elsewhere.
+
+    The unpooling of DeconvNet (Noh et al. 2015, sec. 3.2.1) and SegNet. Its partner is
+    ``torch.nn.MaxPool2d(kernel_size, stride, return_indices=True)``.
+
+    Args:
+        kernel_size: of the pool, one number or (vertical, horizontal).
+        stride: of the pool; None is ``kernel_size``.
+        padding: of the pool.
+    """
+
+    def __init__(
+        self, kernel_size: Pair = 2, stride: Pair | None = None, padding: Pair = 0
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.padding = pair(kernel_size), pair(padding)
+        self.stride = self.kernel_size if stride is None else pair(stride)
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Pair | None = None) -> Tensor:
+        """``(B, C, h, w)`` to ``(B, C, *output_size)``.
+
+        Args:
+            input: ``(B, C, h, w)``.
+            indices: int64, of its shape: the pool's, flat in the plane of each channel.
+            output_size: ``(H, W)`` of what was pooled. None is (h - 1) stride - 2 padding +
+                kernel_size, which is right where the pools filled it.
+
+        Raises:
+            ValueError: shapes that differ.
+            TypeError: not tensors, or indices of another dtype.
+            RuntimeError: of torch, for an index outside the output or an impossible size.
+        """
+        op = "MaxUnpool2d"
+        check_tensor(op, "input", input)
+        check_tensor(op, "indices", indices)
+        if input.dim() != 4:
+            raise ValueError(f"{op}: input must have shape (B, C, H, W), got {tuple(input.shape)}")
+        if indices.shape != input.shape:
+            raise ValueError(
+                f"{op}: indices must have the shape of input, {tuple(input.shape)}, "
+                f"got {tuple(indices.shape)}"
+            )
+        if indices.dtype != torch.int64:
+            raise TypeError(f"{op}: indices must have dtype int64, got {dtype_name(indices)}")
+        size = None if output_size is None else pair(output_size)
+        return functional.max_unpool2d(
+            input, indices, self.kernel_size, self.stride, self.padding, size
+        )
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
