@@ -17,8 +17,9 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h
 demo: $(VENV)/installed
 	$(VENV)/bin/fastseg demo
 
+# One process a core, with one thread each: more threads than cores wait for one another.
 test: $(VENV)/test-tools
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto
 
 bench: $(VENV)/bench-tools
 	$(VENV)/bin/python benchmarks/run.py crf

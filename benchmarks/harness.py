@@ -26,6 +26,7 @@ import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+MOST_ROUNDS = 200
 MEMORY_NOISE = 0.01  # of one process's peak to another's for the same work
 
 Scene = Mapping[str, np.ndarray]
@@ -76,9 +77,12 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class Suite:
-    """Cases, the opponent that they are compared with, and our sides.
+    """Cases, what they are compared with, and our sides.
 
-    ``module`` is where a fresh process finds the suite again, as ``SUITE``.
+    ``module`` is where a fresh process finds the suite again, as ``SUITE``. Where there are
+    ``rivals``, the opponent of a measurement is, of ``opponent`` and them, the one with the least
+    median for the same number of threads. ``expected(case, scene)`` is the right result; without
+    it the opponent's is. Cases that take less than ``seconds`` in all rounds are given more.
     """
 
     module: str
@@ -90,6 +94,13 @@ class Suite:
     scene: Callable[[Any, Path | None], Scene]
     judge: Callable[[np.ndarray, np.ndarray], Verdict]
     phases: Callable[[str, Any, Scene, int], Sequence[tuple[str, Call]]] | None = None
+    rivals: Sequence[Side] = ()
+    expected: Callable[[Any, Scene], np.ndarray] | None = None
+    seconds: float = 0.0
+
+    @property
+    def opponents(self) -> list[Side]:
+        return [self.opponent, *self.rivals]
 
     @property
     def itself(self) -> Side:
@@ -97,7 +108,8 @@ class Suite:
         return replace(self.opponent, name=f"{self.opponent.name} again")
 
     def side(self, name: str) -> Side:
-        return next(side for side in (self.opponent, *self.ours, self.itself) if side.name == name)
+        sides = (*self.opponents, *self.ours, self.itself)
+        return next(side for side in sides if side.name == name)
 
 
 class WrongResult(Exception):
@@ -148,6 +160,7 @@ class Measurement:
     same_bits: bool  # as the first number of threads of the same side
     peak: float | None  # bytes
     opponent_peak: float | None
+    rival: Entrant | None = None  # whose timing is the opponent's
 
     @property
     def ratio_of_minima(self) -> float:
@@ -236,28 +249,58 @@ def interleave(calls: Sequence[Call], repeats: int) -> list[Timing]:
     return [Timing(taken) for taken in seconds]
 
 
-def examine(
-    suite: Suite, case: Any, scene: Scene, entrants: Sequence[Entrant]
-) -> tuple[list[Call], list[Verdict], list[bool]]:
-    """Run the opponent and every entrant once and judge them: calls, verdicts, equal bits.
+@dataclass(frozen=True)
+class Examined:
+    """A call whose result was judged right, and may be timed."""
+
+    entrant: Entrant
+    call: Call
+    verdict: Verdict
+    result: np.ndarray
+
+
+def examine(suite: Suite, case: Any, scene: Scene, entrants: Sequence[Entrant]) -> list[Examined]:
+    """Run every entrant once and judge it.
 
     Raises:
-        WrongResult: a result is not the opponent's; nothing has been timed.
+        WrongResult: a result is not the expected one; nothing has been timed.
     """
-    opponent = suite.opponent.prepare(case, scene, 1)
-    expected = suite.opponent.read(opponent())
-    calls, verdicts, same_bits = [opponent], [], []
-    first: dict[str, np.ndarray] = {}
+    if suite.expected is not None:
+        expected = suite.expected(case, scene)
+    else:
+        expected = suite.opponent.read(suite.opponent.prepare(case, scene, 1)())
+    examined = []
     for entrant in entrants:
         call = entrant.side.prepare(case, scene, entrant.threads)
-        actual = entrant.side.read(call())
-        verdict = suite.judge(expected, actual)
+        result = entrant.side.read(call())
+        verdict = suite.judge(expected, result)
         if not verdict.accepted:
             raise WrongResult(f"{case.id} {case.setting}: {entrant.name} is wrong: {verdict}")
-        calls.append(call)
-        verdicts.append(verdict)
-        same_bits.append(bool(np.array_equal(first.setdefault(entrant.side.name, actual), actual)))
-    return calls, verdicts, same_bits
+        examined.append(Examined(entrant, call, verdict, result))
+    return examined
+
+
+def time_together(
+    suite: Suite, examined: Sequence[Examined], repeats: int
+) -> dict[Entrant, Timing]:
+    """Interleave the calls; each number of threads apart where an opponent has that choice.
+
+    A change of the number of threads between two calls would be paid by the second.
+    """
+    apart = not all(side.threads for side in suite.opponents)
+    groups: dict[int | None, list[Examined]] = {}
+    for one in examined:
+        groups.setdefault(one.entrant.threads if apart else None, []).append(one)
+    timings: dict[Entrant, Timing] = {}
+    for group in groups.values():
+        calls = [one.call for one in group]
+        rounds = repeats
+        if suite.seconds:
+            slowest = max(seconds_of(call) for call in calls)
+            rounds = max(repeats, min(MOST_ROUNDS, int(suite.seconds / slowest)))
+        found = interleave(calls, rounds)
+        timings.update(zip((one.entrant for one in group), found, strict=True))
+    return timings
 
 
 def measure(
@@ -270,18 +313,35 @@ def measure(
     memory: bool,
 ) -> list[Measurement]:
     """Check, then time, then weigh every entrant of a case."""
-    calls, verdicts, same_bits = examine(suite, case, scene, entrants)
-    opponent, *timings = interleave(calls, repeats)
-    del calls
+    threads = list(dict.fromkeys(entrant.threads for entrant in entrants))
+    sides = [side for side in suite.opponents if not side.missing()]
+    opponents = entrants_of(sides, threads)
+    examined = examine(suite, case, scene, [*opponents, *entrants])
+    timings = time_together(suite, examined, repeats)
     peaks: list[float | None] = [None] * (len(entrants) + 1)
     if memory:
-        peaks = peak_memory(suite, case, scene, [Entrant(suite.opponent, 1), *entrants])
-    return [
-        Measurement(case, entrant, timing, opponent, verdict, same, peak, peaks[0])
-        for entrant, timing, verdict, same, peak in zip(
-            entrants, timings, verdicts, same_bits, peaks[1:], strict=True
+        peaks = peak_memory(suite, case, scene, [opponents[0], *entrants])
+    first: dict[str, np.ndarray] = {}
+    measurements = []
+    for one, peak in zip(examined[len(opponents) :], peaks[1:], strict=True):
+        entrant = one.entrant
+        rivals = [o for o in opponents if o.side.threads or o.threads == entrant.threads]
+        rival = min(rivals, key=lambda o: timings[o].median)
+        same = np.array_equal(first.setdefault(entrant.side.name, one.result), one.result)
+        measurements.append(
+            Measurement(
+                case=case,
+                entrant=entrant,
+                timing=timings[entrant],
+                opponent=timings[rival],
+                verdict=one.verdict,
+                same_bits=bool(same),
+                peak=peak,
+                opponent_peak=peaks[0],
+                rival=rival,
+            )
         )
-    ]
+    return measurements
 
 
 # Memory
@@ -415,7 +475,7 @@ def load() -> str:
     return f"{os.getloadavg()[0]:.2f}"
 
 
-def as_row(suite: Suite, measurement: Measurement, repeats: int, photograph: str) -> dict[str, str]:
+def as_row(suite: Suite, measurement: Measurement, photograph: str) -> dict[str, str]:
     """One line of the CSV, without the environment."""
     m = measurement
     return {
@@ -423,10 +483,10 @@ def as_row(suite: Suite, measurement: Measurement, repeats: int, photograph: str
         "case": m.case.id,
         "setting": m.case.setting,
         "photograph": photograph,
-        "opponent": suite.opponent.name,
+        "opponent": m.rival.side.name if m.rival else suite.opponent.name,
         "side": m.entrant.side.name,
         "threads": str(m.entrant.threads),
-        "repeats": str(repeats),
+        "repeats": str(len(m.timing.seconds)),
         "opponent_ms_min": milliseconds(m.opponent.least),
         "opponent_ms_median": milliseconds(m.opponent.median),
         "opponent_spread": f"{m.opponent.spread:.3f}",
@@ -496,7 +556,9 @@ def table_rows(measurements: Sequence[Measurement]) -> list[list[str]]:
         head = [m.case.id, m.case.setting]
         if previous is None or previous.opponent is not m.opponent:
             times = time_cells(m.opponent)
-            rows.append([*head, "opponent", "1", *times, *[""] * 5, megabytes(m.opponent_peak), ""])
+            name, threads = (m.rival.side.name, m.rival.threads) if m.rival else ("opponent", 1)
+            peak = megabytes(m.opponent_peak)
+            rows.append([*head, name, str(threads), *times, *[""] * 5, peak, ""])
         rows.append(
             [
                 *head,

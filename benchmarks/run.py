@@ -9,13 +9,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import harness, scaling, scenes
+from benchmarks import conv_scaling, harness, scaling, scenes
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 SUITES = {  # sub-command: module that holds its SUITE
     "crf": "benchmarks.ops.bench_mean_field",
     "lattice": "benchmarks.ops.bench_permutohedral",
+    "conv": "benchmarks.ops.bench_dilated_conv",
+    "aspp": "benchmarks.ops.bench_aspp",
+    "models": "benchmarks.models.bench_models",
+    "upsample": "benchmarks.ops.bench_bilinear_upsample",
 }
 
 
@@ -42,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
         add("--profile", action="store_true", help="print the time of each phase instead")
         add("--strict", action="store_true", help="exit with 1 where a ratio or memory is missed")
     scaling.add_arguments(commands.add_parser("scaling", help=scaling.TITLE))
+    conv_scaling.add_arguments(commands.add_parser("conv-scaling", help=conv_scaling.TITLE))
     return top
 
 
@@ -100,7 +105,7 @@ def race(suite: harness.Suite, options: argparse.Namespace) -> int:
             name = photograph.name if photograph else "demo"
             for m in measured:
                 print(f"{name} {m}", flush=True)
-            rows += [harness.as_row(suite, m, repeats, name) for m in measured]
+            rows += [harness.as_row(suite, m, name) for m in measured]
             found[photograph] += measured
 
     measurements = [m for group in found.values() for m in group]
@@ -172,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.command == "scaling":
         return scaling.run(options, RESULTS)
+    if options.command == "conv-scaling":
+        return conv_scaling.run(options, RESULTS)
     suite = import_module(SUITES[options.command]).SUITE
     if options.profile:
         return profile(suite, options)

@@ -78,6 +78,62 @@ def test_wrong_result_is_refused_before_any_clock(monkeypatch):
         measure(WRONG, case=SUITE.cases[1])
 
 
+def test_fastest_rival_is_the_opponent(clock):
+    def side(name, seconds):
+        def prepare(case, scene, threads):
+            def call():
+                clock.pass_by(seconds[threads])
+                return scene["scores"]
+
+            return call
+
+        return tiny_suite.side_of(name, prepare)
+
+    slow, quick = side("slow", {1: 0.4, 2: 0.1}), side("quick", {1: 0.2, 2: 0.2})
+    suite = replace(SUITE, opponent=slow, rivals=[quick])
+    scene = SUITE.scene(SUITE.cases[0], None)
+    entrants = harness.entrants_of([OURS], [1, 2])
+    found = harness.measure(suite, SUITE.cases[0], scene, entrants, repeats=2, memory=False)
+    assert [m.rival.name for m in found] == ["quick (1)", "slow (2)"]
+    assert [m.ratio_of_medians for m in found] == pytest.approx([2, 1])
+
+
+def test_wrong_rival_is_refused():
+    suite = replace(SUITE, rivals=[WRONG])
+    scene = SUITE.scene(SUITE.cases[1], None)
+    with pytest.raises(harness.WrongResult, match=r"wrong \(1\) is wrong"):
+        harness.measure(
+            suite,
+            SUITE.cases[1],
+            scene,
+            harness.entrants_of([OURS], [1]),
+            repeats=1,
+            memory=False,
+        )
+
+
+def test_short_calls_get_more_rounds(clock):
+    suite = replace(SUITE, seconds=3.0)
+    scene = SUITE.scene(SUITE.cases[0], None)
+    entrants = harness.entrants_of([OURS], [1])
+    (found,) = harness.measure(suite, SUITE.cases[0], scene, entrants, repeats=2, memory=False)
+    assert len(found.timing.seconds) in (9, 10)  # of 0.3 seconds, the slower side's
+
+
+def test_expected_result_judges_the_opponent_too():
+    suite = replace(SUITE, expected=lambda case, scene: scene["scores"] + 1)
+    scene = SUITE.scene(SUITE.cases[0], None)
+    with pytest.raises(harness.WrongResult, match=r"opponent \(1\) is wrong"):
+        harness.measure(
+            suite,
+            SUITE.cases[0],
+            scene,
+            harness.entrants_of([OURS], [1]),
+            repeats=1,
+            memory=False,
+        )
+
+
 def test_bits_that_vary_with_threads_are_reported():
     assert [m.same_bits for m in measure(WAVERING, threads=(1, 2))] == [True, False]
     assert [m.same_bits for m in measure(OURS, threads=(1, 2))] == [True, True]

@@ -1,0 +1,1 @@
+"""Whole networks against torch's ways to run them."""

@@ -1,0 +1,130 @@
+"""Whole networks on one image, against the fastest of torch's ways to run the same layers."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import harness, scenes, torch_sides
+from benchmarks.models.plain_torch import plain_torch
+
+BOUND = 1e-3  # a hundred layers add up their rounding
+MEAN = np.array([104.008, 116.669, 122.675], np.float32)  # of BGR, as in the released networks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCase(harness.Case):
+    """A network and the side of its square image."""
+
+    network: str
+    size: int
+
+
+def case_of(network: str, size: int, must: float | None, aim: float | None = None) -> ModelCase:
+    return ModelCase(
+        id=network,
+        setting=f"{size}x{size}",
+        must={} if must is None else {2: must},
+        aim=aim,
+        network=network,
+        size=size,
+    )
+
+
+CASES = [
+    case_of("VGG16-LargeFOV", 513, 2.0, 3.0),
+    case_of("DeepLab v2 ResNet-101", 513, 1.25, 1.8),
+]
+
+
+def network(name: str) -> Any:
+    """With weights from a fixed seed, and norms that keep the scale of what passes them."""
+    torch = import_module("torch")
+    models = import_module("fastseg.models")
+    torch.manual_seed(0)
+    if name == "VGG16-LargeFOV":
+        model = models.DeepLabV1(21, variant="largefov")
+    else:
+        model = models.DeepLabV2ResNet(21, depth=101)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 4:
+                fan_in = parameter[0].numel()
+                parameter.normal_(0, (2 / fan_in) ** 0.5)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        torch.nn.init.constant_(norm.weight, 0.5)  # residual sums stay bounded
+    return model.eval().requires_grad_(False)
+
+
+def scene_of(case: ModelCase, photograph: Path | None) -> dict[str, np.ndarray]:
+    """A photograph as the released networks take it: BGR, 0-255, its mean subtracted."""
+    pixels = scenes.read_photograph(photograph or scenes.default_photograph())
+    pixels = scenes.fit(pixels, case.size, case.size)[..., ::-1].astype(np.float32) - MEAN
+    return {"image": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}
+
+
+def judge(expected: np.ndarray, actual: np.ndarray) -> harness.Verdict:
+    """Within 1e-3 of torch's float32 result, relative to its largest value, and equal labels."""
+    difference = float(np.abs(expected - actual).max() / np.abs(expected).max())
+    agreement = float((expected.argmax(1) == actual.argmax(1)).mean())
+    accepted = difference <= BOUND and agreement >= 0.999
+    return harness.Verdict(accepted, {"error": difference, "agreement": agreement})
+
+
+def prepare_eager(channels_last: bool) -> Any:
+    def prepare(case: ModelCase, scene: harness.Scene, threads: int) -> harness.Call:
+        torch = import_module("torch")
+        format = torch.channels_last if channels_last else torch.contiguous_format
+        model = plain_torch(network(case.network)).to(memory_format=format)
+        image = torch.from_numpy(scene["image"]).contiguous(memory_format=format)
+        return torch_sides.without_gradients(lambda: model(image), threads)
+
+    return prepare
+
+
+def prepare_compiled(case: ModelCase, scene: harness.Scene, threads: int) -> harness.Call:
+    """torch.compile with its weights frozen: norms folded, weights prepacked for oneDNN."""
+    torch = import_module("torch")
+    inductor = import_module("torch._inductor.config")
+    inductor.freezing = True
+    torch.set_num_threads(threads)  # written into the generated code
+    torch._dynamo.reset()
+    model = plain_torch(network(case.network)).to(memory_format=torch.channels_last)
+    image = torch.from_numpy(scene["image"]).contiguous(memory_format=torch.channels_last)
+    compiled = torch.compile(model)
+    return torch_sides.without_gradients(lambda: compiled(image), threads)
+
+
+def prepare_ours(case: ModelCase, scene: harness.Scene, threads: int) -> harness.Call:
+    torch = import_module("torch")
+    fastseg = import_module("fastseg")
+    model = fastseg.compile_for_inference(network(case.network))
+    image = torch.from_numpy(scene["image"])
+    return torch_sides.without_gradients(lambda: model(image), threads)
+
+
+def side(name: str, prepare: Any) -> harness.Side:
+    return harness.Side(name, prepare, torch_sides.read, torch_sides.missing)
+
+
+SUITE = harness.Suite(
+    module="benchmarks.models.bench_models",
+    name="models",
+    title="whole networks, an image to logits of its size",
+    cases=CASES,
+    opponent=side("eager nchw", prepare_eager(False)),
+    rivals=[
+        side("eager channels_last", prepare_eager(True)),
+        side("torch.compile", prepare_compiled),
+    ],
+    ours=[side("compile_for_inference", prepare_ours)],
+    scene=scene_of,
+    judge=judge,
+)
+
+
+def test_models(case, entrant, race):
+    race(SUITE, case, entrant)

@@ -1,0 +1,107 @@
+"""DeepLab v3 (Chen et al., "Rethinking Atrous Convolution", 2017)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastseg.backbones.build import build_backbone
+from fastseg.models.fcn_resnet import FCNHead
+from fastseg.models.network import Network, TrainingOutput
+from fastseg.models.pyramid_pooling import Norm, PyramidPooling, conv3x3
+from fastseg.nn import DilatedConv2d
+
+
+class DeepLabV3(Network):
+    """A dilated backbone with multi-grid, ASPP with image pooling, and scores.
+
+    One set of weights runs at two output strides: 16 in training and 8 in evaluation, as in the
+    paper; :meth:`train` and :meth:`eval` switch. The rates of ASPP follow the stride.
+
+    Args:
+        num_classes: K.
+        backbone: ``"resnet18"`` to ``"resnet152"``, ``"mobilenet_v2"``, ``"xception"`` or
+            ``"aligned_xception"``.
+        rates: of ASPP's 3x3 branches at output stride 16; twice that at 8.
+        multi_grid: factors of the rates in a ResNet's last layer.
+        output_stride, train_output_stride: in evaluation and in training mode.
+        convention: of a ResNet, see :class:`ResNet`; ``"torchvision"`` of a MobileNetV2 pads its
+            depthwise convolutions, anything else the blocks' inputs.
+        head_conv: whether a 3x3 convolution follows ASPP, as in torchvision.
+        separable: whether ASPP and that convolution are depthwise separable.
+        norm_between: whether batch norm and ReLU stand inside separable convolutions.
+        dropout: after ASPP, in training.
+        aux: whether the ResNet's ``layer3`` has a head of its own, as in torchvision; in training
+            mode the model then returns :class:`TrainingOutput`, whose ``aux`` holds its logits
+            at the image's size.
+        norm_eps, norm_momentum: of ``torch.nn.BatchNorm2d``; the paper's decay is 0.9997.
+        in_channels: channels of the image.
+        align_corners: see :class:`Network`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 21,
+        *,
+        backbone: str = "resnet101",
+        rates: Sequence[int] = (6, 12, 18),
+        multi_grid: Sequence[int] = (1, 2, 4),
+        output_stride: int = 8,
+        train_output_stride: int = 16,
+        convention: str = "caffe",
+        head_conv: bool = False,
+        separable: bool = False,
+        norm_between: bool = True,
+        dropout: float = 0.0,
+        aux: bool = False,
+        norm_eps: float = 1e-5,
+        norm_momentum: float | None = 3e-4,
+        in_channels: int = 3,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        norm = Norm(norm_eps=norm_eps, norm_momentum=norm_momentum)
+        self.num_classes, self.align_corners = num_classes, align_corners
+        self.train_output_stride, self.eval_output_stride = train_output_stride, output_stride
+        self.backbone = build_backbone(
+            backbone, multi_grid=multi_grid, convention=convention, in_channels=in_channels, **norm
+        )
+        channels = self.backbone.out_channels
+        self.aspp = PyramidPooling(
+            channels[-1], rates=rates, norm=norm, separable=separable, norm_between=norm_between
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head: nn.Module = nn.Identity()
+        if head_conv:
+            self.head = conv3x3(256, 256, norm=norm, separable=separable, norm_between=norm_between)
+        self.score = DilatedConv2d(256, num_classes, kernel_size=1)
+        self.aux_head = FCNHead(channels[2], num_classes) if aux else None
+        self.train()
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Spread strides and rates anew, until the next :meth:`train` or :meth:`eval`."""
+        self.backbone.set_output_stride(output_stride)
+        self.aspp.set_output_stride(output_stride)
+
+    def train(self, mode: bool = True) -> "DeepLabV3":
+        super().train(mode)
+        self.set_output_stride(self.train_output_stride if mode else self.eval_output_stride)
+        return self
+
+    def scores(self, input: Tensor) -> Tensor:
+        """``(B, K, h, w)`` at the output stride."""
+        self.check_size(input)
+        return self._scores(self.backbone(input)[-1])
+
+    def forward(self, input: Tensor) -> Any:
+        """Logits, or :class:`TrainingOutput` in training mode with an auxiliary head."""
+        self.check_size(input)
+        *_, layer3, layer4 = self.backbone(input)
+        logits = self.upsample(self._scores(layer4), input)
+        if self.aux_head is None or not self.training:
+            return logits
+        return TrainingOutput(logits, (self.upsample(self.aux_head(layer3), input),))
+
+    def _scores(self, features: Tensor) -> Tensor:
+        scores: Tensor = self.score(self.head(self.dropout(self.aspp(features))))
+        return scores

@@ -1,0 +1,102 @@
+"""DeepLab v3+ (Chen et al., "Encoder-Decoder with Atrous Separable Convolution", 2018)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastseg.backbones.build import build_backbone
+from fastseg.models.network import Network
+from fastseg.models.pyramid_pooling import Norm, PyramidPooling, conv3x3
+from fastseg.nn import ConvNormReLU, DilatedConv2d
+from fastseg.ops import bilinear_upsample
+
+
+class DeepLabV3Plus(Network):
+    """The encoder of v3, and a decoder that adds features of stride 4 (fig. 2).
+
+    The encoder's 256 channels are enlarged to the low-level map, which a 1x1 convolution has
+    reduced to 48 channels and which is put behind them; then 3x3 convolutions and scores.
+
+    Args:
+        num_classes: K.
+        backbone, rates, multi_grid, convention, norm_between, dropout, norm_eps, norm_momentum,
+            in_channels: see :class:`DeepLabV3`.
+        output_stride, train_output_stride: of the encoder, in evaluation and in training mode.
+        separable: whether ASPP and the 3x3 convolutions are depthwise separable, which the paper's
+            Xception networks have.
+        decoder_convs: 3x3 convolutions of the decoder; 2 in the paper.
+        head_conv: whether a 3x3 convolution follows ASPP.
+        align_corners: of both enlargements, see :class:`Network`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 21,
+        *,
+        backbone: str = "resnet101",
+        rates: Sequence[int] = (6, 12, 18),
+        multi_grid: Sequence[int] = (1, 2, 4),
+        output_stride: int = 16,
+        train_output_stride: int = 16,
+        convention: str = "caffe",
+        separable: bool = False,
+        norm_between: bool = True,
+        decoder_convs: int = 2,
+        head_conv: bool = False,
+        dropout: float = 0.0,
+        norm_eps: float = 1e-5,
+        norm_momentum: float | None = 3e-4,
+        in_channels: int = 3,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        norm = Norm(norm_eps=norm_eps, norm_momentum=norm_momentum)
+        self.num_classes, self.align_corners = num_classes, align_corners
+        self.train_output_stride, self.eval_output_stride = train_output_stride, output_stride
+        self.backbone = build_backbone(
+            backbone, multi_grid=multi_grid, convention=convention, in_channels=in_channels, **norm
+        )
+        low, *_, high = self.backbone.out_channels
+        self.aspp = PyramidPooling(
+            high, rates=rates, norm=norm, separable=separable, norm_between=norm_between
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head: nn.Module = nn.Identity()
+        if head_conv:
+            self.head = conv3x3(256, 256, norm=norm, separable=separable, norm_between=norm_between)
+        self.reduce = ConvNormReLU(low, 48, kernel_size=1, **norm)
+        self.decoder = nn.Sequential(
+            *(
+                conv3x3(
+                    256 if index else 304,
+                    256,
+                    norm=norm,
+                    separable=separable,
+                    norm_between=norm_between,
+                )
+                for index in range(decoder_convs)
+            )
+        )
+        self.score = DilatedConv2d(256 if decoder_convs else 304, num_classes, kernel_size=1)
+        self.train()
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Spread strides and rates anew, until the next :meth:`train` or :meth:`eval`."""
+        self.backbone.set_output_stride(output_stride)
+        self.aspp.set_output_stride(output_stride)
+
+    def train(self, mode: bool = True) -> "DeepLabV3Plus":
+        super().train(mode)
+        self.set_output_stride(self.train_output_stride if mode else self.eval_output_stride)
+        return self
+
+    def scores(self, input: Tensor) -> Tensor:
+        """``(B, K, h, w)`` at stride 4."""
+        self.check_size(input)
+        low, *_, high = self.backbone(input)
+        low = self.reduce(low)
+        encoder = self.head(self.dropout(self.aspp(high)))
+        encoder = bilinear_upsample(encoder, tuple(low.shape[2:]), self.align_corners)
+        scores: Tensor = self.score(self.decoder(torch.cat([encoder, low], dim=1)))
+        return scores

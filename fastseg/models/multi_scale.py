@@ -1,0 +1,70 @@
+"""MSC: one network on several sizes of the image, fused by the maximum (DeepLab v2, sec. 4.1)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastseg.models.network import Network, TrainingOutput
+from fastseg.ops import bilinear_upsample
+
+
+class MultiScale(Network):
+    """Scores of the image and of smaller copies, resized to the image's and fused by their maximum.
+
+    In training mode the model returns :class:`TrainingOutput`; its ``aux`` holds the score maps of
+    the paper's losses: that of the image, those of the copies in their own sizes, and the fused.
+
+    Args:
+        network: shared by all sizes. Its ``align_corners`` holds for every resizing: true gives
+            copies of floor((n - 1) s) + 1 pixels, as in Caffe, false floor(n s).
+        scales: of the copies.
+        fuse_logits: fuse the network's logits at the size of the image, not its scores.
+    """
+
+    def __init__(
+        self, network: Network, *, scales: Sequence[float] = (0.5, 0.75), fuse_logits: bool = False
+    ) -> None:
+        super().__init__()
+        if not scales or min(scales) <= 0:
+            raise ValueError(f"MultiScale: scales must be positive, got {tuple(scales)}")
+        self.network, self.scales, self.fuse_logits = network, tuple(scales), fuse_logits
+        self.num_classes, self.align_corners = network.num_classes, network.align_corners
+
+    @property
+    def min_size(self) -> int:
+        least, scale = self.network.min_size, min(*self.scales, 1)
+        return (
+            math.ceil((least - 1) / scale) + 1 if self.align_corners else math.ceil(least / scale)
+        )
+
+    def scores(self, input: Tensor) -> Tensor:
+        """``(B, K, h, w)``: the maximum over all sizes."""
+        return self._maps(input)[-1]
+
+    def upsample(self, scores: Tensor, input: Tensor) -> Tensor:
+        return scores if self.fuse_logits else self.network.upsample(scores, input)
+
+    def forward(self, input: Tensor) -> Any:
+        """Logits, or :class:`TrainingOutput` in training mode."""
+        maps = self._maps(input)
+        logits = self.upsample(maps[-1], input)
+        return TrainingOutput(logits, tuple(maps)) if self.training else logits
+
+    def _maps(self, input: Tensor) -> list[Tensor]:
+        self.check_size(input)
+        run = self.network if self.fuse_logits else self.network.scores
+        maps = [run(input), *(run(self._shrunk(input, scale)) for scale in self.scales)]
+        fused = maps[0]
+        for map in maps[1:]:
+            resized = bilinear_upsample(map, tuple(fused.shape[2:]), self.align_corners)
+            fused = torch.maximum(fused, resized)
+        return [*maps, fused]
+
+    def _shrunk(self, input: Tensor, scale: float) -> Tensor:
+        if self.align_corners:
+            height, width = (int((side - 1) * scale) + 1 for side in input.shape[2:])
+            return bilinear_upsample(input, (height, width), align_corners=True)
+        return bilinear_upsample(input, scale=scale)

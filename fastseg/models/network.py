@@ -1,0 +1,92 @@
+"""What every system has in common: scores first, logits at the size of the image last."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fastseg.nn import ConvNormReLU
+from fastseg.ops import bilinear_upsample
+
+
+class TrainingOutput(NamedTuple):
+    """What a system with several heads returns in training mode."""
+
+    logits: Tensor
+    """``(B, K, H, W)``, what it returns in evaluation mode."""
+    aux: tuple[Tensor, ...]
+    """The maps of the other losses; the system says which, and of what size."""
+
+
+class Network(nn.Module):
+    """A segmentation network: :meth:`scores`, then bilinear upsampling to the image's size.
+
+    Attributes:
+        num_classes: K.
+        align_corners: which bilinear interpolation: true for Caffe's and TensorFlow's, whose
+            corner samples coincide; false for PyTorch's usual one.
+        crf_preset: the CRF published with it, a name of :data:`fastseg.crf.PRESETS`, or None.
+    """
+
+    num_classes: int
+    align_corners: bool = False
+    crf_preset: str | None = None
+
+    @property
+    def min_size(self) -> int:
+        """The shortest side that an image may have."""
+        return int(getattr(getattr(self, "backbone", None), "min_size", 1))
+
+    def check_size(self, input: Tensor) -> None:
+        """Raises ValueError if a side of ``input`` is shorter than :attr:`min_size`."""
+        height, width = input.shape[2:]
+        if height < self.min_size or width < self.min_size:
+            raise ValueError(
+                f"{type(self).__name__}: input must have sides of at least {self.min_size} pixels, "
+                f"got {height} x {width}; enlarge the image or pad it"
+            )
+
+    def scores(self, input: Tensor) -> Tensor:
+        """The map ``(B, K, h, w)`` before the last upsampling."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor) -> Any:
+        """Logits ``(B, K, H, W)`` of an image ``(B, C, H, W)`` in the network's convention."""
+        return self.upsample(self.scores(input), input)
+
+    def upsample(self, scores: Tensor, input: Tensor) -> Tensor:
+        """Bilinear interpolation of ``scores`` to the size of ``input``."""
+        return bilinear_upsample(scores, tuple(input.shape[2:]), self.align_corners)
+
+
+def freeze_norms(module: nn.Module) -> None:
+    """Batch norms that keep their statistics and are not trained (Caffe's use_global_stats)."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eval().requires_grad_(False)
+
+
+def gaussian_(layer: nn.Module, std: float = 0.01) -> None:
+    """Weights from N(0, std^2) and zero biases, as the papers' last layers start."""
+    for name, parameter in layer.named_parameters():
+        nn.init.zeros_(parameter) if name == "bias" else nn.init.normal_(parameter, std=std)
+
+
+def without_variance(block: ConvNormReLU, input: Tensor) -> Tensor:
+    """``block(input)``; a single value a channel is normalised by the running statistics.
+
+    In training mode batch norm refuses a batch of one image whose map is one pixel, for one value
+    has no variance. The running statistics then stay as they are.
+    """
+    norm = block.norm
+    if not norm.training or len(input) > 1 or type(norm) is not nn.BatchNorm2d:
+        result: Tensor = block(input)
+        return result
+    output: Tensor = block.conv(input)
+    if output.shape[2:] == (1, 1):
+        output = functional.batch_norm(
+            output, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+        )
+    else:
+        output = norm(output)
+    return output.relu()

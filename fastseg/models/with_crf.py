@@ -1,0 +1,130 @@
+"""Networks that end in a dense CRF: as post-processing, or as layers that are trained (CRF-RNN)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastseg.crf.dense_crf import DenseCRF, embed, unary_energy
+from fastseg.models.fcn import FCN8s
+from fastseg.models.network import Network, TrainingOutput
+from fastseg.ops import mean_field, permutohedral_filter
+
+
+class WithCRF(nn.Module):
+    """A network, and a dense CRF on its logits at the size of the image.
+
+    The CRF's message is added to the logits in every iteration, and what the last iteration gives
+    before its softmax is the result: logits again, to be trained through or to take the argmax of.
+
+    Args:
+        network: any :class:`Network` whose logits have the size of the image.
+        crf: None for that which its paper published with it, ``network.crf_preset``.
+
+    Raises:
+        ValueError: the network's paper has no CRF and none is given.
+    """
+
+    def __init__(self, network: Network, crf: DenseCRF | None = None) -> None:
+        super().__init__()
+        if crf is None:
+            if network.crf_preset is None:
+                raise ValueError(
+                    f"WithCRF: crf must be given for {type(network).__name__}, which was published "
+                    "without one, got None"
+                )
+            crf = DenseCRF.preset(network.crf_preset)
+        self.network, self.crf = network, crf
+        self.num_classes = network.num_classes
+
+    def scores(self, input: Tensor) -> Tensor:
+        """Those of the network, before upsampling and CRF."""
+        return self.network.scores(input)
+
+    def forward(self, input: Tensor, image: Tensor) -> Any:
+        """Refined logits.
+
+        Args:
+            input: ``(B, C, H, W)`` in the network's convention.
+            image: ``(B, 3, H, W)``, the same pixels in 0-255, any integer or floating dtype.
+
+        Returns:
+            ``(B, K, H, W)``, at least float32; :class:`TrainingOutput` with the network's own
+            ``aux`` where it returns that.
+        """
+        output = self.network(input)
+        if isinstance(output, TrainingOutput):
+            return TrainingOutput(refined_logits(self.crf, output.logits, image), output.aux)
+        return refined_logits(self.crf, output, image)
+
+
+class CRFRNN(WithCRF):
+    """FCN-8s and a CRF whose weights are trained with it (Zheng et al. 2015).
+
+    Five mean-field iterations in training and ten afterwards; see :meth:`DenseCRF.crf_rnn`.
+
+    Args:
+        num_classes: K.
+        upscore2_bias: see :class:`FCN8s`.
+        in_channels: channels of the image.
+        iterations, train_iterations: of the CRF.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 21,
+        *,
+        upscore2_bias: bool = False,
+        in_channels: int = 3,
+        iterations: int = 10,
+        train_iterations: int = 5,
+    ) -> None:
+        super().__init__(
+            FCN8s(num_classes, upscore2_bias=upscore2_bias, in_channels=in_channels),
+            DenseCRF.crf_rnn(num_classes, iterations=iterations, train_iterations=train_iterations),
+        )
+
+
+def refined_logits(crf: DenseCRF, logits: Tensor, image: Tensor) -> Tensor:
+    """What the last mean-field iteration of ``crf`` gives before its softmax.
+
+    All iterations but the last are the CRF's own; the last filters once more and leaves the
+    softmax out. With ``crf.exact`` these are the logarithms of its probabilities, which differ by
+    a number at each pixel.
+    """
+    if crf.exact:
+        probs: Tensor = crf(logits, image)
+        return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+    iterations = crf.iterations
+    if crf.training and crf.train_iterations is not None:
+        iterations = crf.train_iterations
+    if iterations == 0:
+        return logits
+    with torch.autocast(logits.device.type, enabled=False):
+        unary = unary_energy("DenseCRF", logits, "logits")
+        kernels = crf._kernels()
+        features = embed("DenseCRF", kernels, unary, image, None)
+        transforms = crf._transforms(unary, features)
+        kinds = [kernel.normalization or crf.normalization for kernel in kernels]
+        q = mean_field(
+            unary,
+            features,
+            transforms,
+            iterations=iterations - 1,
+            normalization=kinds,
+            self_message=crf.self_message,
+        )
+        result = -unary
+        for points, transform, kind in zip(features, transforms, kinds, strict=True):
+            filtered = permutohedral_filter(
+                q, points, normalization=kind, self_message=crf.self_message
+            )
+            result = result + apply_transform(transform, filtered)
+    return result
+
+
+def apply_transform(transform: Tensor, values: Tensor) -> Tensor:
+    """A v over the labels of ``values`` ``(B, L, H, W)``; A a number, a diagonal or a matrix."""
+    if transform.dim() == 2:
+        return torch.einsum("lm,bmhw->blhw", transform, values)
+    return values * transform.view(-1, 1, 1)
