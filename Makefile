@@ -19,7 +19,7 @@ demo: $(VENV)/installed
 
 # One process a core, with one thread each: more threads than cores wait for one another.
 test: $(VENV)/test-tools
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal
 
 bench: $(VENV)/bench-tools
 	$(VENV)/bin/python benchmarks/run.py crf

@@ -1,6 +1,9 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <memory>
 
+#include "../common/buffer.h"
 #include "../common/numpy_door.h"
 #include "../common/thread_pool.h"
 #include "../permutohedral/permutohedral.h"
@@ -27,26 +30,61 @@ void write_positions(const std::vector<int64_t>& spatial, size_t axis, double si
     if (i > axis) stride *= spatial[i];
   }
   const int64_t size = spatial[axis];
+  std::vector<float> values(size);
+  for (int64_t k = 0; k < size; ++k) values[k] = static_cast<float>(k / sigma);
   for_blocks(points, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      row[i] = static_cast<float>(i / stride % size / sigma);
+    if (stride == 1) {
+      for (int64_t i = begin, run; i < end; i += run) {
+        run = std::min(end - i, size - i % size);
+        std::memcpy(row + i, values.data() + i % size, run * sizeof(float));
+      }
+    } else {
+      for (int64_t i = begin, run; i < end; i += run) {
+        run = std::min(end - i, stride - i % stride);
+        std::fill(row + i, row + i + run, values[i / stride % size]);
+      }
     }
   });
 }
 
-// rows (C, N) from image (N, C).
-template <typename Sample>
-void write_channels(const Sample* image, int64_t points, const std::vector<double>& sigmas,
+// rows (C, N) from image (N, C): value(c, sample).
+template <typename Sample, typename Value>
+void write_channels(const Sample* image, int64_t points, int64_t channels, Value&& value,
                     float* rows) {
-  const int64_t channels = static_cast<int64_t>(sigmas.size());
   for_blocks(points, [&](int64_t begin, int64_t end) {
     for (int64_t c = 0; c < channels; ++c) {
       float* const row = rows + c * points;
-      for (int64_t i = begin; i < end; ++i) {
-        row[i] = static_cast<float>(image[i * channels + c] / sigmas[c]);
-      }
+      for (int64_t i = begin; i < end; ++i) row[i] = value(c, image[i * channels + c]);
     }
   });
+}
+
+void write_bytes(const uint8_t* image, int64_t points, const std::vector<double>& sigmas,
+                 float* rows) {
+  std::vector<float> values(256 * sigmas.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<float>(static_cast<double>(i % 256) / sigmas[i / 256]);
+  }
+  write_channels(
+      image, points, static_cast<int64_t>(sigmas.size()),
+      [&](int64_t c, uint8_t sample) { return values[256 * c + sample]; }, rows);
+}
+
+void write_floats(const float* image, int64_t points, const std::vector<double>& sigmas,
+                  float* rows) {
+  write_channels(
+      image, points, static_cast<int64_t>(sigmas.size()),
+      [&](int64_t c, float sample) { return static_cast<float>(sample / sigmas[c]); }, rows);
+}
+
+// An array on scratch memory: fresh pages for each call would cost more than the features.
+py::array_t<float> scratch_array(int64_t rows, int64_t columns) {
+  auto memory = std::make_unique<Buffer<float>>(rows * columns);
+  float* const data = memory->data();
+  const py::capsule owner(memory.get(),
+                          [](void* buffer) { delete static_cast<Buffer<float>*>(buffer); });
+  memory.release();
+  return py::array_t<float>({rows, columns}, data, owner);
 }
 
 Error check_sizes(const std::vector<int64_t>& spatial, size_t sigmas, int64_t dims) {
@@ -98,7 +136,7 @@ py::array_t<float> image_features(const py::object& spatial_in, const py::object
   const ByteArray samples_u8 = bytes ? ByteArray(image) : ByteArray();
   const FloatArray samples = given && !bytes ? FloatArray(image) : FloatArray();
 
-  py::array_t<float> features({axes + channels, points});
+  py::array_t<float> features = scratch_array(axes + channels, points);
   float* const rows = features.mutable_data();
   const uint8_t* const image_u8 = samples_u8.data();
   const float* const image_f32 = samples.data();
@@ -110,12 +148,12 @@ py::array_t<float> image_features(const py::object& spatial_in, const py::object
     }
     if (channels == 0) return {};
     if (bytes) {
-      write_channels(image_u8, points, sigma_image, rows + axes * points);
+      write_bytes(image_u8, points, sigma_image, rows + axes * points);
       return {};
     }
     FASTSEG_RETURN_IF_ERROR(
         check_finite(kOp, "image", image_f32, points * channels, pool_threads()));
-    write_channels(image_f32, points, sigma_image, rows + axes * points);
+    write_floats(image_f32, points, sigma_image, rows + axes * points);
     return {};
   }());
   return features;
