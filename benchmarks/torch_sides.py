@@ -58,3 +58,8 @@ def convolve_prepacked(
     return torch.ops.mkldnn._convolution_pointwise(
         image, packed, bias, *geometry, activation, [], ""
     )
+
+
+def side(name: str, prepare: Any) -> harness.Side:
+    """A side of one of these suites."""
+    return harness.Side(name, prepare, read, missing)

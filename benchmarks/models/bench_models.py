@@ -106,21 +106,17 @@ def prepare_ours(case: ModelCase, scene: harness.Scene, threads: int) -> harness
     return torch_sides.without_gradients(lambda: model(image), threads)
 
 
-def side(name: str, prepare: Any) -> harness.Side:
-    return harness.Side(name, prepare, torch_sides.read, torch_sides.missing)
-
-
 SUITE = harness.Suite(
     module="benchmarks.models.bench_models",
     name="models",
     title="whole networks, an image to logits of its size",
     cases=CASES,
-    opponent=side("eager nchw", prepare_eager(False)),
+    opponent=torch_sides.side("eager nchw", prepare_eager(False)),
     rivals=[
-        side("eager channels_last", prepare_eager(True)),
-        side("torch.compile", prepare_compiled),
+        torch_sides.side("eager channels_last", prepare_eager(True)),
+        torch_sides.side("torch.compile", prepare_compiled),
     ],
-    ours=[side("compile_for_inference", prepare_ours)],
+    ours=[torch_sides.side("compile_for_inference", prepare_ours)],
     scene=scene_of,
     judge=judge,
 )

@@ -166,18 +166,17 @@ def prepare_ours(case: AsppCase, scene: harness.Scene, threads: int) -> harness.
     return torch_sides.without_gradients(lambda: pyramid(image), threads)
 
 
-def side(name: str, prepare: Any) -> harness.Side:
-    return harness.Side(name, prepare, torch_sides.read, torch_sides.missing)
-
-
 SUITE = harness.Suite(
     module="benchmarks.ops.bench_aspp",
     name="aspp",
     title="spatial pyramid pooling, weights transformed beforehand",
     cases=CASES,
-    opponent=side("conv2d channels_last", prepare_torch(True)),
-    rivals=[side("conv2d nchw", prepare_torch(False)), side("oneDNN prepacked", prepare_onednn)],
-    ours=[side("fastseg", prepare_ours)],
+    opponent=torch_sides.side("conv2d channels_last", prepare_torch(True)),
+    rivals=[
+        torch_sides.side("conv2d nchw", prepare_torch(False)),
+        torch_sides.side("oneDNN prepacked", prepare_onednn),
+    ],
+    ours=[torch_sides.side("fastseg", prepare_ours)],
     scene=scene_of,
     judge=torch_sides.judge,
     expected=expected,

@@ -183,18 +183,17 @@ def prepare_ours(case: ConvCase, scene: harness.Scene, threads: int) -> harness.
     return torch_sides.without_gradients(lambda: layer(image), threads)
 
 
-def side(name: str, prepare: Any) -> harness.Side:
-    return harness.Side(name, prepare, torch_sides.read, torch_sides.missing)
-
-
 SUITE = harness.Suite(
     module="benchmarks.ops.bench_dilated_conv",
     name="conv",
     title="dilated convolution with bias and ReLU, weights transformed beforehand",
     cases=CASES,
-    opponent=side("conv2d channels_last", prepare_torch(True)),
-    rivals=[side("conv2d nchw", prepare_torch(False)), side("oneDNN prepacked", prepare_onednn)],
-    ours=[side("fastseg", prepare_ours)],
+    opponent=torch_sides.side("conv2d channels_last", prepare_torch(True)),
+    rivals=[
+        torch_sides.side("conv2d nchw", prepare_torch(False)),
+        torch_sides.side("oneDNN prepacked", prepare_onednn),
+    ],
+    ours=[torch_sides.side("fastseg", prepare_ours)],
     scene=scene_of,
     judge=torch_sides.judge,
     expected=expected,

@@ -141,9 +141,10 @@ inline void store_first(float* to, V value, int64_t count) {
 }
 
 // The next `count` elements, and the last of them again where they are fewer than eight.
-inline Vec<float, 8> load_first(const float* from, int64_t count) {
-  Vec<float, 8> value;
-  if (count == 8) return load<Vec<float, 8>>(from);
+template <typename T>
+inline Vec<T, 8> load_first(const T* from, int64_t count) {
+  if (count == 8) return load<Vec<T, 8>>(from);
+  Vec<T, 8> value;
   for (int64_t i = 0; i < 8; ++i) value[i] = from[i < count ? i : count - 1];
   return value;
 }

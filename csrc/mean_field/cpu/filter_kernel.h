@@ -94,15 +94,8 @@ class FilterKernel {
     pixels *= scaled(symmetric_ ? slice_scale_ : splat_scale_, block, units.splat);
     alignas(64) float parts[(kMaxFeatureDims + 1) * kLanes];
     for (int64_t i = 0; i < count; i += kLanes) store(parts + i, unpack8(weights + i) * pixels);
-    const auto add_to_sums = [&](const auto* rows) {
-#pragma GCC unroll 8
-      for (int p = 0; p < kLanes; ++p) {
-#pragma GCC unroll 6
-        for (int64_t i = p; i < count; i += kLanes) sums[2 * rows[i] + p % 2] += parts[i];
-      }
-    };
-    edges_.wide[chunk] ? add_to_sums(edges_.wide_rows(block))
-                       : add_to_sums(edges_.short_rows(chunk, block));
+    edges_.wide[chunk] ? add_to_sums(edges_.wide_rows(block), parts, count, sums)
+                       : add_to_sums(edges_.short_rows(chunk, block), parts, count, sums);
   }
 
   // rows (rows) of the chunk = even and odd sums together, `unit` times.
@@ -189,6 +182,15 @@ class FilterKernel {
     return __builtin_convertvector(integers, Vec<float, kLanes>);
   }
 
+  template <typename Row>
+  static void add_to_sums(const Row* rows, const float* parts, int64_t count, float* sums) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kLanes; ++p) {
+#pragma GCC unroll 6
+      for (int64_t i = p; i < count; i += kLanes) sums[2 * rows[i] + p % 2] += parts[i];
+    }
+  }
+
   // The edges of two blocks ahead: the hardware's own prefetching gives up at the end of each page.
   template <typename Row>
   static void fetch_ahead(const uint16_t* weights, const Row* rows, int64_t count) {
@@ -241,15 +243,11 @@ class FilterKernel {
         }
       }
       if (ones_.empty()) return;
-      // Pixels that follow one another add to the same rows: every other one has its own.
       auto& ones = ones_[chunk];
       if (static_cast<int64_t>(ones.size()) < 2 * row_count) {
         ones.extend(2 * row_count - ones.size(), 0);
       }
-      float* sums = ones.data();
-      for (int p = 0; p < kLanes; ++p) {
-        for (int64_t i = p; i < stride; i += kLanes) sums[2 * rows[i] + p % 2] += rounded[i];
-      }
+      add_to_sums(rows, rounded, stride, ones.data());
     }
 
     // By chunk: (rows, 2), sums of the packed weights of the even and of the odd pixels.

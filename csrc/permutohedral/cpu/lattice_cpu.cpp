@@ -319,13 +319,8 @@ Error Lattice<Real>::measure(const PointOrder& order, const Real* features, Para
     order.for_each_block(chunk, [&](const PointOrder::Block& block) {
       for (int d = 0; d < dims_; ++d) {
         const Real* row = features + d * points + block.point;
-        V x = {};
-        if (block.count == kLanes) {
-          x = load<V>(row);
-          __builtin_prefetch(row + 2 * kLanes);
-        } else {
-          for (int p = 0; p < kLanes; ++p) x[p] = row[std::min(p, block.count - 1)];
-        }
+        __builtin_prefetch(row + 2 * kLanes);
+        const V x = load_first(row, block.count);
         low[d] = begun ? vector_min(x, low[d]) : x;
         high[d] = begun ? vector_max(x, high[d]) : x;
         bad[d] = begun ? bad[d] + (x - x) : x - x;
@@ -409,14 +404,8 @@ void Lattice<Real>::place_chunk(const PointOrder& order, const Real* features, i
     for (int d = 0; d < dims; ++d) {
       const Real* row = features + d * order.points() + block.point;
       __builtin_prefetch(row + 2 * kLanes);  // the next column of this line of the strip
-      if (block.count == kLanes) {
-        const auto value = load<Vec<Real, kLanes>>(row);
-        store(placed.feature[d], __builtin_convertvector(value, Vec<Scalar, kLanes>) * scale[d]);
-      } else {
-        for (int p = 0; p < kLanes; ++p) {
-          placed.feature[d][p] = static_cast<Scalar>(row[std::min(p, block.count - 1)]) * scale[d];
-        }
-      }
+      const auto value = __builtin_convertvector(load_first(row, block.count), Vec<Scalar, kLanes>);
+      store(placed.feature[d], value * scale[d]);
     }
     place(&placed);
     for (int k = 0; k <= dims; ++k) {

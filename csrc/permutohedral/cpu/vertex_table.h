@@ -25,8 +25,6 @@ class VertexTable {
     size_ = 0;
   }
 
-  void free() { entries_ = Buffer<Entry>(); }
-
   // Value of the key, which becomes `value` where the key is new.
   int32_t find_or_insert(const Key<kWords>& key, uint64_t hash, int32_t value) {
     for (size_t i = hash & mask_;; i = (i + 1) & mask_) {
@@ -37,13 +35,6 @@ class VertexTable {
         return value;
       }
       if (entry.key == key) return entry.value;
-    }
-  }
-
-  int32_t find(const Key<kWords>& key, uint64_t hash) const {
-    for (size_t i = hash & mask_;; i = (i + 1) & mask_) {
-      const Entry& entry = entries_[i];
-      if (entry.value == kEmpty || entry.key == key) return entry.value;
     }
   }
 
