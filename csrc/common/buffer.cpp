@@ -27,8 +27,8 @@ struct Header {
 std::atomic<Header*> waiting[kSlots];
 std::atomic<int64_t> waiting_bytes{0};
 
-// Large blocks in use, and the most that ever were: blocks wait only in the room between the two,
-// so that keeping them never raises the peak of the process.
+// Large blocks in use, and the most that ever were: used and waiting blocks together take at most a
+// quarter more than that, so that keeping them costs the peak of the process no more.
 std::atomic<int64_t> used_bytes{0};
 std::atomic<int64_t> most_used_bytes{0};
 
@@ -74,14 +74,14 @@ Header* take_waiting(size_t bytes) {
   return nullptr;
 }
 
-// Counts a block of `bytes` as used, and frees waiting blocks until all fit below the peak.
+// Counts a block of `bytes` as used, and frees waiting blocks until there is room.
 void make_room(int64_t bytes) {
   const int64_t used = used_bytes += bytes;
   int64_t most = most_used_bytes.load();
   while (used > most && !most_used_bytes.compare_exchange_weak(most, used)) {
   }
   for (auto& slot : waiting) {
-    if (used + waiting_bytes.load() <= most_used_bytes.load()) return;
+    if (used + waiting_bytes.load() <= most_used_bytes.load() * 5 / 4) return;
     if (Header* header = slot.exchange(nullptr)) {
       waiting_bytes -= static_cast<int64_t>(header->capacity);
       unmap_block(header);

@@ -51,9 +51,21 @@ inline V vector_min(V a, V b) {
   return a < b ? a : b;
 }
 
+// The larger, or b where either is NaN.
 template <typename V>
 inline V vector_max(V a, V b) {
-  return -vector_min(-a, -b);
+#if defined(__SSE__)
+  if constexpr (std::is_same_v<V, Vec<float, 4>>) return (V)_mm_max_ps((__m128)a, (__m128)b);
+#endif
+#if defined(__AVX__)
+  if constexpr (std::is_same_v<V, Vec<float, 8>>) return (V)_mm256_max_ps((__m256)a, (__m256)b);
+#endif
+  return a > b ? a : b;
+}
+
+inline Vec<float, 8> vector_abs(Vec<float, 8> v) {
+  using I = Vec<int32_t, 8>;
+  return (Vec<float, 8>)((I)v & 0x7fffffff);
 }
 
 // Nearest integer, ties to even, for |value| below 2^22 (float) or 2^51 (double): adding and
@@ -187,6 +199,17 @@ inline Vec<float, 8> sums_of(const Vec<float, 4>* v) {
   Vec<float, 8> sums;
   for (int i = 0; i < 8; ++i) sums[i] = (v[i][0] + v[i][1]) + (v[i][2] + v[i][3]);
   return sums;
+}
+
+// Elements of v, by number; of a number outside 0 to 7 the lowest three bits count.
+inline Vec<float, 8> permute8(Vec<float, 8> v, Vec<int32_t, 8> from) {
+#if defined(__AVX2__)
+  return (Vec<float, 8>)_mm256_permutevar8x32_ps((__m256)v, (__m256i)from);
+#else
+  Vec<float, 8> permuted;
+  for (int i = 0; i < 8; ++i) permuted[i] = v[from[i] & 7];
+  return permuted;
+#endif
 }
 
 // Loads and inserts: no slower than the gather instruction where that is fast.

@@ -39,7 +39,7 @@ class MeanField {
                     float* q) = 0;
 
   // message (L, N) = sum_k A_k F_k q: what one update adds to -unary.
-  virtual void message(const float* q, Parallel parallel, float* message) = 0;
+  virtual Error message(const float* q, Parallel parallel, float* message) = 0;
 };
 
 struct MeanFieldKernels {

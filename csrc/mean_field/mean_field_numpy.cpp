@@ -66,8 +66,7 @@ class NumpyMeanField {
     const float* const from = in.data();
     raise_if(without_gil([&]() -> Error {
       FASTSEG_RETURN_IF_ERROR(check_finite(op, "q", from, labels_ * points_, pool_threads()));
-      field_->message(from, pool_threads(), out);
-      return {};
+      return from_kernel(op, "q", field_->message(from, pool_threads(), out));
     }));
     return sum;
   }

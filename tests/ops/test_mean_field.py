@@ -107,6 +107,39 @@ def reference_case(labels, self_message):
     return unary, features, cases
 
 
+GRIDS = {  # standard deviations, height and width of the image
+    "3 pixels": ((3.0, 3.0), 40, 72),
+    "unequal": ((2.1, 7.0), 33, 65),
+    "wide": ((40.0, 1.2), 50, 88),
+    "one vertex": ((1e4, 1e4), 9, 64),
+    "one line": ((2.5, 2.5), 1, 80),
+    "too narrow": ((1.0, 1.0), 30, 64),
+    "too low": ((3.0, 0.9), 30, 64),
+}
+
+
+@pytest.mark.parametrize("kind", NORMALIZATIONS)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_two_labels_on_a_grid_of_pixels(kind, grid):
+    """Pixels' own places have a lattice of their own, unless they lie too far apart.
+
+    So have their shifted places; places with the axes exchanged and bent ones have the general one.
+    """
+    sigma, height, width = GRIDS[grid]
+    place = positions(height, width) / torch.tensor(sigma, dtype=torch.float64)[:, None, None]
+    bent = place.clone()
+    bent[0, 0, 5] += 0.01
+    features = torch.stack([place, place + 17.3, place.flip(0), bent]).float()
+    unary = 2 * torch.randn(len(features), 2, height, width)
+    transform = torch.tensor(1.5 if kind != "none" else 0.05)
+    options = {"iterations": 3, "normalization": kind}
+    actual = mean_field(unary, [features], [transform], **options)
+    for i in range(len(features)):
+        one = slice(i, i + 1)
+        expected = reference.mean_field(unary[one], [features[one]], [transform], **options)
+        torch.testing.assert_close(actual[one], expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("labels", [1, 2, 3, 4, 5, 8, 21, 40])
 @pytest.mark.parametrize("self_message", [True, False], ids=["self", "no-self"])
 def test_matches_reference(labels, self_message, device, instruction_set):

@@ -20,8 +20,8 @@ class BinaryField {
   BinaryField(const PointOrder& order, const std::vector<FilterKernel>& kernels)
       : order_(order), kernels_(kernels) {
     for (const FilterKernel& kernel : kernels_) {
-      rows_.emplace_back(kernel.lattice().rows());
-      sums_.emplace_back(2 * kernel.lattice().rows());
+      values_.emplace_back(kernel.value_count());
+      sums_.emplace_back(kernel.sum_count());
       units_.push_back(kernel.units(kernel.scale() * message_weights(kernel).difference));
       if (kernel.self_share() != nullptr) has_self_shares_ = true;
     }
@@ -35,8 +35,8 @@ class BinaryField {
       const bool last = t == iterations;
       parallel(order_.chunks(), [&](int64_t chunk) {
         if (t == 0) clear_sums(chunk);
-        const bool chunk_usable = with_corners(
-            kernels_, [&](auto corners) { return pass(corners, chunk, t == 0, last, unary, q); });
+        const bool chunk_usable = with_lattices(
+            [&](auto corners) { return pass(corners, chunk, t == 0, last, unary, q); });
         if (!chunk_usable) usable = false;
       });
       if (!usable) return unusable_unary();
@@ -49,6 +49,18 @@ class BinaryField {
  private:
   using V = Vec<float, kLanes>;
   using Bits = Vec<int32_t, kLanes>;
+
+  // As with_corners, and with planar kernels.
+  template <typename Use>
+  bool with_lattices(Use&& use) {
+    constexpr int kPlanar = FilterKernel::kPlanar;
+    if (kernels_.size() == 2) {
+      if (kernels_[0].planar() && kernels_[1].dims() == 5) return use(Corners<kPlanar, 6>());
+      if (kernels_[1].planar() && kernels_[0].dims() == 5) return use(Corners<6, kPlanar>());
+      if (kernels_[0].planar() || kernels_[1].planar()) return use(Corners<0, 0>());
+    }
+    return with_corners(kernels_, use);
+  }
 
   // What the filters of s and of one are multiplied with, in units of log 2.
   struct MessageWeights {
@@ -111,9 +123,7 @@ class BinaryField {
     }
   }
 
-  float* sums_of(size_t k, int64_t chunk) {
-    return sums_[k].data() + 2 * kernels_[k].lattice().chunk_row(chunk);
-  }
+  float* sums_of(size_t k, int64_t chunk) { return sums_[k].data() + kernels_[k].chunk_sum(chunk); }
 
   void clear_sums(int64_t chunk) {
     for (size_t k = 0; k < kernels_.size(); ++k) {
@@ -123,10 +133,7 @@ class BinaryField {
 
   void blur(Parallel parallel) {
     for (size_t k = 0; k < kernels_.size(); ++k) {
-      parallel(order_.chunks(), [&](int64_t chunk) {
-        kernels_[k].join_sums(chunk, sums_of(k, chunk), 1.0f, rows_[k].data());
-      });
-      RowBlur<float, 1>::run(kernels_[k].lattice(), rows_[k].data(), 1, parallel);
+      kernels_[k].blur(sums_[k].data(), values_[k].data(), parallel);
     }
   }
 
@@ -147,7 +154,7 @@ class BinaryField {
         store(logits_.data() + at, logits);
       } else {
         logits = load<V>(logits_.data() + at);
-        if constexpr (Corners::first > 0) {
+        if constexpr (Corners::first != 0) {
           logits += slice<Corners::first>(0, chunk, block);
           logits += slice<Corners::second>(1, chunk, block);
         } else {
@@ -164,7 +171,7 @@ class BinaryField {
         if (above_bits(vector_max(change, -change), broadcast<V>(kNegligible)) == 0) return;
       }
       store(splat_.data() + at, difference);
-      if constexpr (Corners::first > 0) {
+      if constexpr (Corners::first != 0) {
         splat<Corners::first>(0, chunk, block, change);
         splat<Corners::second>(1, chunk, block, change);
       } else {
@@ -179,13 +186,12 @@ class BinaryField {
   // Kernel k's messages.
   template <int kCorners>
   V slice(size_t k, int64_t chunk, const PointOrder::Block& block) const {
-    const float* rows = &rows_[k][0] + kernels_[k].lattice().chunk_row(chunk);
-    return kernels_[k].slice<kCorners>(chunk, block.index, rows, units_[k]);
+    return kernels_[k].slice<kCorners>(chunk, block, values_[k].data(), units_[k]);
   }
 
   template <int kCorners>
   void splat(size_t k, int64_t chunk, const PointOrder::Block& block, V change) {
-    kernels_[k].splat<kCorners>(chunk, block.index, change, units_[k], sums_of(k, chunk));
+    kernels_[k].splat<kCorners>(chunk, block, change, units_[k], sums_of(k, chunk));
   }
 
   // What the filters return of the pixels' own s.
@@ -208,9 +214,9 @@ class BinaryField {
   const std::vector<FilterKernel>& kernels_;
   bool has_self_shares_ = false;
   Buffer<float> logits_;  // (blocks, 8): the part that no update changes, in units of log 2
-  Buffer<float> splat_;   // (blocks, 8): s as far as the rows know it
-  std::vector<Buffer<float>> sums_;  // (rows, 2): splat so far, by even and by odd pixels
-  std::vector<Buffer<float>> rows_;  // (rows): their sum, blurred
+  Buffer<float> splat_;   // (blocks, 8): s as far as the sums know it
+  std::vector<Buffer<float>> sums_;    // by kernel: what has been splat so far
+  std::vector<Buffer<float>> values_;  // by kernel: that, blurred
   std::vector<FilterKernel::Units> units_;
 };
 

@@ -27,7 +27,8 @@ class MeanFieldCpu : public MeanField {
     if (labels_ == 2 && initial == nullptr) {
       return BinaryField(order_, kernels_).run(unary, iterations, parallel, q);
     }
-    Error error;
+    Error error = unfold(parallel);
+    if (error) return error;
     with_field([&](auto* type, int64_t groups) {
       std::remove_pointer_t<decltype(type)> field(order_, kernels_, labels_, groups);
       error = field.run(unary, initial, iterations, parallel, q);
@@ -35,14 +36,23 @@ class MeanFieldCpu : public MeanField {
     return error;
   }
 
-  void message(const float* q, Parallel parallel, float* message) override {
+  Error message(const float* q, Parallel parallel, float* message) override {
+    if (Error error = unfold(parallel)) return error;
     with_field([&](auto* type, int64_t groups) {
       std::remove_pointer_t<decltype(type)> field(order_, kernels_, labels_, groups);
       field.message(q, parallel, message);
     });
+    return {};
   }
 
  private:
+  Error unfold(Parallel parallel) {
+    for (FilterKernel& kernel : kernels_) {
+      if (Error error = kernel.unfold(order_, parallel)) return error;
+    }
+    return {};
+  }
+
   // use(type, groups) with the LabelField for this number of labels: a row is one vector of four,
   // one to four vectors of eight, or several groups of three or four of them.
   template <typename Use>

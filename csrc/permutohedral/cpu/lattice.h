@@ -39,6 +39,7 @@ class Lattice {
               Parallel parallel);
 
   int dims() const { return dims_; }
+  int64_t chunks() const { return static_cast<int64_t>(chunk_rows_.size()) - 1; }
   int64_t rows() const { return chunk_rows_.back(); }
   int64_t chunk_row(int64_t chunk) const { return chunk_rows_[chunk]; }
   int64_t vertex_count() const { return rows() - static_cast<int64_t>(duplicates_.size()); }

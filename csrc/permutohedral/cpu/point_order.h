@@ -27,6 +27,7 @@ class PointOrder {
       const int64_t height = spatial[spatial.size() - 2];
       const int64_t depth = points_ / (width_ * height);
       add_plane(0, height, depth, depth > 1 ? 4 : 1);
+      keeps_lines_ = depth == 1;
     }
     blocks_per_line_ = (width_ + kLanes - 1) / kLanes;
     cut_chunks();
@@ -36,19 +37,26 @@ class PointOrder {
   int64_t blocks() const { return static_cast<int64_t>(lines_.size()) * blocks_per_line_; }
   int64_t chunks() const { return static_cast<int64_t>(chunk_strips_.size()) - 1; }
 
+  // Whether it is a picture, and its lines are the order's.
+  bool keeps_lines() const { return keeps_lines_; }
+  int64_t width() const { return width_; }
+
+  // First line of the chunk, and at chunks() the end.
+  int64_t chunk_line(int64_t chunk) const { return strips_[chunk_strips_[chunk]]; }
+
   // First block of the chunk, and at chunks() the end; points of its blocks, with those that only
   // fill them up.
-  int64_t chunk_block(int64_t chunk) const {
-    return strips_[chunk_strips_[chunk]] * blocks_per_line_;
-  }
+  int64_t chunk_block(int64_t chunk) const { return chunk_line(chunk) * blocks_per_line_; }
   int64_t chunk_points(int64_t chunk) const {
     return (chunk_block(chunk + 1) - chunk_block(chunk)) * kLanes;
   }
 
   struct Block {
-    int64_t index;  // position in the order of visits
-    int64_t point;  // first pixel, in the order of the image
-    int count;      // 1 to 8 pixels
+    int64_t index;   // position in the order of visits
+    int64_t point;   // first pixel, in the order of the image
+    int64_t line;    // of the image, in the order of visits
+    int64_t column;  // eighth part of the first pixel's place in the line
+    int count;       // 1 to 8 pixels
   };
 
   // visit(Block) for each block of the chunk, in order.
@@ -61,7 +69,7 @@ class PointOrder {
         for (int64_t line = first; line < last; ++line) {
           const int64_t point = lines_[line] + b * kLanes;
           const int64_t left = std::min(width_ - b * kLanes, points_ - point);
-          visit(Block{index++, point, static_cast<int>(std::min<int64_t>(kLanes, left))});
+          visit(Block{index++, point, line, b, static_cast<int>(std::min<int64_t>(kLanes, left))});
         }
       }
     }
@@ -101,6 +109,7 @@ class PointOrder {
   int64_t points_;
   int64_t width_;
   int64_t blocks_per_line_;
+  bool keeps_lines_ = false;
   std::vector<int64_t> lines_;         // first pixel of each line, in the order of visits
   std::vector<int64_t> strips_;        // first line of each strip, and the end
   std::vector<int64_t> chunk_strips_;  // first strip of each chunk, and the end
