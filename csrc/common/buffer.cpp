@@ -27,8 +27,8 @@ struct Header {
 std::atomic<Header*> waiting[kSlots];
 std::atomic<int64_t> waiting_bytes{0};
 
-// Large blocks in use, and the most that ever were: used and waiting blocks together take at most a
-// quarter more than that, so that keeping them costs the peak of the process no more.
+// Large blocks in use, and the most that ever were: used and waiting blocks together take at most
+// half as much again, so that keeping them costs the peak of the process no more than that.
 std::atomic<int64_t> used_bytes{0};
 std::atomic<int64_t> most_used_bytes{0};
 
@@ -81,7 +81,7 @@ void make_room(int64_t bytes) {
   while (used > most && !most_used_bytes.compare_exchange_weak(most, used)) {
   }
   for (auto& slot : waiting) {
-    if (used + waiting_bytes.load() <= most_used_bytes.load() * 5 / 4) return;
+    if (used + waiting_bytes.load() <= most_used_bytes.load() * 3 / 2) return;
     if (Header* header = slot.exchange(nullptr)) {
       waiting_bytes -= static_cast<int64_t>(header->capacity);
       unmap_block(header);

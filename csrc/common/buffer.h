@@ -7,7 +7,7 @@
 namespace fastseg {
 
 // Scratch memory for large arrays. When blocks of a megabyte and more are released, up to 512 MiB
-// of them wait for the next call, within five quarters of the most that was ever in use: fresh
+// of them wait for the next call, within one and a half times the most that was ever in use: fresh
 // pages cost more than some of the passes that use them. Thread-safe; throws std::bad_alloc.
 void* acquire_scratch(size_t bytes);
 void release_scratch(void* memory);

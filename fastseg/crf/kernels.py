@@ -144,7 +144,8 @@ class GaussianKernel(PairwiseKernel):
         self, unary: Tensor, image: Tensor | None = None, features: Tensor | None = None
     ) -> Tensor:
         self._check_width("sigma_xy", self.sigma_xy)
-        return positions(self._op(), unary, self.sigma_xy)
+        places = torch.stack(positions(self._op(), unary, self.sigma_xy))
+        return places.expand(unary.shape[0], *places.shape)
 
     def extra_repr(self) -> str:
         return self._summary("sigma_xy")
@@ -209,8 +210,15 @@ class BilateralKernel(PairwiseKernel):
                 f"{self._op()}: sigma_rgb must be one width or one for each of the {channels} "
                 f"channels of image, got {len(self.sigma_rgb)}"
             )
+        places = positions(self._op(), unary, self.sigma_xy)
+        # One pass of large memory: the parts are written where they belong.
+        size = (unary.shape[0], len(places) + channels, *unary.shape[2:])
+        result = unary.new_empty(size)
+        for axis, place in enumerate(places):
+            result[:, axis] = place
         width = per_row(self.sigma_rgb.to(unary), unary.dim())
-        return torch.cat([positions(self._op(), unary, self.sigma_xy), image.to(unary) / width], 1)
+        result[:, len(places) :].copy_(image).div_(width)
+        return result
 
     def expects_colours(self) -> bool:
         """Whether the widths are meant for values beyond [0, 1]: some sigma_rgb is 1 or more."""
@@ -274,11 +282,11 @@ class FeatureKernel(PairwiseKernel):
         return self._summary("sigma")
 
 
-def positions(op: str, unary: Tensor, sigma_xy: Tensor) -> Tensor:
-    """Pixel coordinates over their widths, ``(B, n, *spatial)``: x, which is the last axis, first.
+def positions(op: str, unary: Tensor, sigma_xy: Tensor) -> list[Tensor]:
+    """Pixel coordinates over their widths, ``(*spatial)`` each: x, which is the last axis, first.
 
-    ``unary`` ``(B, L, *spatial)`` gives sizes, dtype and device. Not contiguous: one image's
-    coordinates serve the whole batch.
+    ``unary`` ``(B, L, *spatial)`` gives sizes, dtype and device. They are views of one line of
+    numbers each.
     """
     spatial = unary.shape[2:]
     if sigma_xy.dim() == 1 and len(sigma_xy) not in (1, len(spatial)):
@@ -286,10 +294,12 @@ def positions(op: str, unary: Tensor, sigma_xy: Tensor) -> Tensor:
             f"{op}: sigma_xy must be one width or one for each of the {len(spatial)} axes, "
             f"got {len(sigma_xy)}"
         )
-    axes = [torch.arange(size, dtype=unary.dtype, device=unary.device) for size in spatial]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])
-    scaled = grid / per_row(sigma_xy.to(unary), grid.dim() + 1)[0]
-    return scaled.expand(unary.shape[0], *scaled.shape)
+    widths = sigma_xy.to(unary).expand(len(spatial))
+    places = []
+    for axis, width in zip(reversed(range(len(spatial))), widths, strict=True):
+        line = torch.arange(spatial[axis], dtype=unary.dtype, device=unary.device) / width
+        places.append(line.reshape(-1, *[1] * (len(spatial) - 1 - axis)).expand(spatial))
+    return places
 
 
 def per_row(width: Tensor, dims: int) -> Tensor:
