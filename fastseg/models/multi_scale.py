@@ -32,6 +32,7 @@ class MultiScale(Network):
             raise ValueError(f"MultiScale: scales must be positive, got {tuple(scales)}")
         self.network, self.scales, self.fuse_logits = network, tuple(scales), fuse_logits
         self.num_classes, self.align_corners = network.num_classes, network.align_corners
+        self.crf_preset, self.input_convention = network.crf_preset, network.input_convention
 
     @property
     def min_size(self) -> int:

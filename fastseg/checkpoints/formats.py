@@ -1,0 +1,24 @@
+"""The origins of checkpoints, asked one after the other."""
+
+from fastseg.checkpoints import own
+from fastseg.checkpoints.errors import CheckpointError
+from fastseg.checkpoints.plan import Contents, Format, Plan, Request
+from fastseg.checkpoints.report import shortened
+
+FORMATS: tuple[Format, ...] = (*own.FORMATS,)
+
+
+def plan_of(contents: Contents, request: Request, path: str) -> Plan:
+    """What the file of ``contents`` becomes.
+
+    Raises:
+        CheckpointError: no format knows the names, or the one that does refuses.
+    """
+    for format in FORMATS:
+        if format.matches(contents):
+            return format.plan(contents, request)
+    raise CheckpointError(
+        f"load_weights: {path} must be of a network that fastseg knows, got "
+        f"{len(contents.tensors)} tensors named {shortened(list(contents.tensors))}; "
+        f"known are files of {', '.join(format.name for format in FORMATS)}"
+    )

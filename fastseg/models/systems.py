@@ -1,0 +1,446 @@
+"""The systems by name: what each is built from, follows, takes and loads."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from fastseg.models.deconvnet import DeconvNet
+from fastseg.models.deeplab_v1 import DeepLabV1
+from fastseg.models.deeplab_v2 import ASPP_L, ASPP_S, LARGE_FOV, DeepLabV2ResNet, DeepLabV2VGG16
+from fastseg.models.deeplab_v3 import DeepLabV3
+from fastseg.models.deeplab_v3plus import DeepLabV3Plus
+from fastseg.models.fcn import FCN8s, FCN16s, FCN32s
+from fastseg.models.fcn_alexnet import FCNAlexNet
+from fastseg.models.fcn_resnet import FCNResNet
+from fastseg.models.input_convention import DEEPLAB, IMAGENET, UNIT_RGB, VGG, InputConvention
+from fastseg.models.multi_scale import MultiScale
+from fastseg.models.network import Network
+from fastseg.models.unet import UNet
+from fastseg.models.with_crf import CRFRNN
+
+Model = Network | CRFRNN
+
+FCN_PAPER = "Long, Shelhamer and Darrell 2015"
+UNET_PAPER = "Ronneberger, Fischer and Brox 2015"
+V1_PAPER = "Chen et al. 2015 (DeepLab v1)"
+V2_PAPER = "Chen et al. 2017 (DeepLab v2)"
+V3_PAPER = "Chen et al. 2017 (DeepLab v3)"
+V3PLUS_PAPER = "Chen et al. 2018 (DeepLab v3+)"
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of the table of systems."""
+
+    name: str
+    make: Callable[..., Model]
+    """Called with the number of classes and the options."""
+    paper: str
+    figure: str
+    """What of the paper, or of a published implementation, it follows."""
+    output_stride: int
+    """Of :meth:`scores` in evaluation mode."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    input_convention: InputConvention | None = None
+    """None for that of the class."""
+    checkpoints: tuple[str, ...] = ()
+    """Formats that load into it, see :func:`fastseg.load_weights`."""
+    num_classes: int = 21
+    """Unless another number is asked for."""
+
+    def build(self, num_classes: int | None = None, **options: Any) -> Model:
+        """The network with random weights, see :func:`build`."""
+        count = self.num_classes if num_classes is None else num_classes
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"build: num_classes must be a positive integer, got {count!r}")
+        try:
+            model = self.make(count, **{**self.options, **options})
+        except TypeError as error:
+            if "unexpected keyword" not in str(error):
+                raise
+            raise TypeError(
+                f"build: options of {self.name} must be arguments of "
+                f"{getattr(self.make, '__name__', self.name)}, got {', '.join(sorted(options))}"
+            ) from None
+        if self.input_convention is not None:
+            model.input_convention = self.input_convention
+        model.system = self.name
+        return model
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of parameters with the default number of classes."""
+        with torch.device("meta"):
+            model = self.build()
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    @cached_property
+    def convention(self) -> InputConvention:
+        """That of a model which is built."""
+        if self.input_convention is not None:
+            return self.input_convention
+        with torch.device("meta"):
+            return self.build().input_convention
+
+
+def multi_scale_resnet(
+    num_classes: int = 21, *, fuse_logits: bool = False, **options: Any
+) -> MultiScale:
+    """DeepLab v2's ResNet on three sizes of the image."""
+    return MultiScale(DeepLabV2ResNet(num_classes, **options), fuse_logits=fuse_logits)
+
+
+def multi_scale_v3(num_classes: int = 21, **options: Any) -> MultiScale:
+    """DeepLab v3 on three sizes of the image, as one implementation trained it."""
+    return MultiScale(DeepLabV3(num_classes, **options))
+
+
+def multi_scale_v3plus(num_classes: int = 21, **options: Any) -> MultiScale:
+    """DeepLab v3+ on three sizes of the image, fused at the size of the image."""
+    return MultiScale(DeepLabV3Plus(num_classes, **options), fuse_logits=True)
+
+
+SHORT_SIDE_520 = replace(IMAGENET, short_side=520)
+MILESIAL = replace(UNIT_RGB, divide_if_above_one=True, resample="bicubic")
+PADDED = {"in_channels": 3, "padding": "same", "norm": True, "dropout": 0.0}
+TORCHVISION: dict[str, Any] = {
+    "convention": "torchvision",
+    "multi_grid": (1,),
+    "head_conv": True,
+    "dropout": 0.5,
+    "train_output_stride": 8,
+    "norm_momentum": 0.1,
+}
+VAINF: dict[str, Any] = {
+    "convention": "torchvision",
+    "multi_grid": (1,),
+    "output_stride": 16,
+    "dropout": 0.1,
+    "norm_momentum": 0.01,
+}
+VAINF_V3 = {**VAINF, "head_conv": True}
+VAINF_V3PLUS = {**VAINF, "decoder_convs": 1}
+KAZUTO: dict[str, Any] = {"align_corners": False}
+SMP: dict[str, Any] = {"convention": "uniform", "multi_grid": (1,), "norm_momentum": 0.1}
+SMP_V3 = {**SMP, "head_conv": True, "train_output_stride": 8, "align_corners": True}
+SMP_V3PLUS = {
+    **SMP,
+    "rates": (12, 24, 36),
+    "separable": True,
+    "norm_between": False,
+    "head_conv": True,
+    "decoder_convs": 1,
+    "align_corners": True,
+}
+JFZHANG: dict[str, Any] = {
+    "convention": "uniform",
+    "align_corners": True,
+    "norm_momentum": 0.1,
+}
+
+
+def _rows() -> tuple[System, ...]:
+    fcn = ("wkentaro", "caffe", "fastseg")
+    own = ("fastseg",)
+    caffe = ("caffe", "fastseg")
+    row = System
+    return (
+        row("fcn32s", FCN32s, FCN_PAPER, "fig. 3, sec. 4.1", 32, checkpoints=fcn),
+        row("fcn16s", FCN16s, FCN_PAPER, "fig. 3, sec. 4.2", 16, checkpoints=fcn),
+        row("fcn8s", FCN8s, FCN_PAPER, "fig. 3, sec. 4.2", 8, checkpoints=fcn),
+        row(
+            "fcn8s_at_once",
+            FCN8s,
+            FCN_PAPER,
+            "released voc-fcn8s-atonce",
+            8,
+            {"at_once": True},
+            checkpoints=fcn,
+        ),
+        row("fcn_alexnet", FCNAlexNet, FCN_PAPER, "table 1", 32, checkpoints=caffe),
+        *(
+            row(
+                f"fcn_resnet{depth}",
+                FCNResNet,
+                FCN_PAPER,
+                "torchvision",
+                8,
+                {"depth": depth},
+                SHORT_SIDE_520,
+                ("torchvision", "fastseg"),
+            )
+            for depth in (50, 101)
+        ),
+        row("deconvnet", DeconvNet, "Noh, Hong and Han 2015", "fig. 2", 1, checkpoints=own),
+        row("unet", UNet, UNET_PAPER, "fig. 1", 1, checkpoints=own, num_classes=2),
+        row(
+            "unet_caffe",
+            UNet,
+            UNET_PAPER,
+            "released network",
+            1,
+            {"caffe": True},
+            checkpoints=own,
+            num_classes=2,
+        ),
+        row(
+            "unet_padded",
+            UNet,
+            UNET_PAPER,
+            "fig. 1, padded",
+            1,
+            PADDED,
+            MILESIAL,
+            ("milesial", "fastseg"),
+            2,
+        ),
+        row(
+            "unet_bilinear",
+            UNet,
+            UNET_PAPER,
+            "fig. 1, padded, interpolated",
+            1,
+            {**PADDED, "up": "bilinear"},
+            MILESIAL,
+            ("milesial", "fastseg"),
+            2,
+        ),
+        row(
+            "deeplabv1_base",
+            DeepLabV1,
+            V1_PAPER,
+            "table 2, DeepLab; released vgg128_noup",
+            8,
+            {"variant": "base"},
+            checkpoints=caffe,
+        ),
+        row(
+            "deeplabv1_7x7",
+            DeepLabV1,
+            V1_PAPER,
+            "table 2, DeepLab-7x7",
+            8,
+            {"variant": "7x7"},
+            checkpoints=caffe,
+        ),
+        row(
+            "deeplabv1_4x4",
+            DeepLabV1,
+            V1_PAPER,
+            "table 2, DeepLab-4x4",
+            8,
+            {"variant": "4x4"},
+            checkpoints=caffe,
+        ),
+        row(
+            "deeplabv1_largefov",
+            DeepLabV1,
+            V1_PAPER,
+            "table 2, DeepLab-LargeFOV",
+            8,
+            checkpoints=caffe,
+        ),
+        row(
+            "deeplabv1_msc_largefov",
+            DeepLabV1,
+            V1_PAPER,
+            "table 1, DeepLab-MSc-LargeFOV",
+            8,
+            {"multi_scale": True},
+            checkpoints=own,
+        ),
+        row(
+            "deeplabv2_vgg16_largefov",
+            DeepLabV2VGG16,
+            V2_PAPER,
+            "fig. 7 (a)",
+            8,
+            {"rates": LARGE_FOV},
+            checkpoints=caffe,
+        ),
+        row(
+            "deeplabv2_vgg16_aspp_s",
+            DeepLabV2VGG16,
+            V2_PAPER,
+            "fig. 7 (b), ASPP-S",
+            8,
+            {"rates": ASPP_S},
+            checkpoints=caffe,
+        ),
+        row(
+            "deeplabv2_vgg16_aspp_l",
+            DeepLabV2VGG16,
+            V2_PAPER,
+            "fig. 7 (b), ASPP-L",
+            8,
+            {"rates": ASPP_L},
+            checkpoints=caffe,
+        ),
+        row(
+            "deeplabv2_resnet101",
+            DeepLabV2ResNet,
+            V2_PAPER,
+            "sec. 4.1.2",
+            8,
+            checkpoints=("isht7", "caffe", "kazuto", "fastseg"),
+        ),
+        row(
+            "deeplabv2_resnet101_msc",
+            multi_scale_resnet,
+            V2_PAPER,
+            "sec. 4.1.2, MSC",
+            8,
+            input_convention=DEEPLAB,
+            checkpoints=("kazuto", "caffe", "fastseg"),
+        ),
+        row("deeplabv3_resnet101", DeepLabV3, V3_PAPER, "fig. 5", 8, checkpoints=own),
+        row(
+            "deeplabv3_resnet101_msc",
+            multi_scale_v3,
+            V3_PAPER,
+            "fig. 5, MSC",
+            8,
+            KAZUTO,
+            DEEPLAB,
+            ("kazuto", "fastseg"),
+        ),
+        *(
+            row(
+                f"deeplabv3_{backbone}_torchvision",
+                DeepLabV3,
+                V3_PAPER,
+                "torchvision",
+                8,
+                {"backbone": backbone, **TORCHVISION},
+                SHORT_SIDE_520,
+                ("torchvision", "fastseg"),
+            )
+            for backbone in ("resnet50", "resnet101")
+        ),
+        *(
+            row(
+                f"deeplabv3_{backbone}_vainf",
+                DeepLabV3,
+                V3_PAPER,
+                "VainF",
+                16,
+                {"backbone": backbone, **VAINF_V3},
+                checkpoints=("vainf", "fastseg"),
+            )
+            for backbone in ("resnet50", "resnet101", "mobilenet_v2", "xception")
+        ),
+        row(
+            "deeplabv3_resnet50_smp",
+            DeepLabV3,
+            V3_PAPER,
+            "segmentation_models.pytorch",
+            8,
+            {"backbone": "resnet50", **SMP_V3},
+            checkpoints=("smp", "fastseg"),
+        ),
+        row(
+            "deeplabv3plus_resnet101",
+            DeepLabV3Plus,
+            V3PLUS_PAPER,
+            "fig. 2",
+            4,
+            checkpoints=own,
+        ),
+        row(
+            "deeplabv3plus_xception",
+            DeepLabV3Plus,
+            V3PLUS_PAPER,
+            "fig. 2 and 4",
+            4,
+            {"backbone": "aligned_xception", "separable": True},
+            checkpoints=own,
+        ),
+        row(
+            "deeplabv3plus_resnet101_msc",
+            multi_scale_v3plus,
+            V3PLUS_PAPER,
+            "fig. 2, MSC",
+            4,
+            KAZUTO,
+            DEEPLAB,
+            ("kazuto", "fastseg"),
+        ),
+        row(
+            "deeplabv3plus_resnet101_jfzhang",
+            DeepLabV3Plus,
+            V3PLUS_PAPER,
+            "jfzhang",
+            4,
+            JFZHANG,
+            checkpoints=("jfzhang", "fastseg"),
+        ),
+        *(
+            row(
+                f"deeplabv3plus_{backbone}_vainf",
+                DeepLabV3Plus,
+                V3PLUS_PAPER,
+                "VainF",
+                4,
+                {"backbone": backbone, **VAINF_V3PLUS},
+                checkpoints=("vainf", "fastseg"),
+            )
+            for backbone in ("resnet50", "resnet101", "mobilenet_v2", "xception")
+        ),
+        *(
+            row(
+                f"deeplabv3plus_{backbone}_smp",
+                DeepLabV3Plus,
+                V3PLUS_PAPER,
+                "segmentation_models.pytorch",
+                4,
+                {"backbone": backbone, **SMP_V3PLUS},
+                checkpoints=("smp", "fastseg"),
+            )
+            for backbone in ("resnet50", "resnet101")
+        ),
+        row("crf_rnn", CRFRNN, "Zheng et al. 2015", "fig. 2", 8, checkpoints=caffe),
+        row(
+            "crf_rnn_sadeepj",
+            CRFRNN,
+            "Zheng et al. 2015",
+            "fig. 2, sadeepj",
+            8,
+            {"upscore2_bias": True},
+            replace(VGG, fit=500),
+            ("sadeepj", "fastseg"),
+        ),
+    )
+
+
+SYSTEMS: Mapping[str, System] = MappingProxyType({row.name: row for row in _rows()})
+"""Every system by its name."""
+
+
+def list_systems() -> list[str]:
+    """Names that :func:`build` takes, paper by paper."""
+    return list(SYSTEMS)
+
+
+def build(name: str, num_classes: int | None = None, **options: Any) -> Model:
+    """A system with random weights, in training mode.
+
+    Args:
+        name: one of :func:`list_systems`.
+        num_classes: K; None for the number of :attr:`System.num_classes`.
+        options: arguments of the class, over those of the system.
+
+    Returns:
+        The model; ``model.input_convention`` says which pixels it takes and ``model.system`` is
+        ``name``.
+
+    Raises:
+        ValueError: another name, or a number of classes that is not positive.
+        TypeError: an option that the class does not have.
+    """
+    if name not in SYSTEMS:
+        raise ValueError(f"build: name must be one of {', '.join(SYSTEMS)}, got {name!r}")
+    return SYSTEMS[name].build(num_classes, **options)
