@@ -21,6 +21,8 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """In a folder, beside ``config.json``."""
 NESTS = ("state_dict", "model_state_dict", "model_state", "model")
 """Keys under which a training checkpoint keeps its tensors."""
+AMBIGUOUS = {"features.0.weight", "upscore8.weight"}
+"""Names of files whose origin their MD5 sum may settle."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
@@ -52,7 +54,7 @@ def read(path: Path) -> Contents:
     tensors = without_prefixes(tensors)
     if not tensors:
         raise CheckpointError(f"load_weights: {path} must hold tensors, got none")
-    digest = _md5(path) if "features.0.weight" in tensors else ""
+    digest = _md5(path) if AMBIGUOUS & tensors.keys() else ""
     return Contents(tensors, {**found, **metadata}, kind, digest)
 
 

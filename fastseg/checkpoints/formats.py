@@ -1,11 +1,31 @@
 """The origins of checkpoints, asked one after the other."""
 
-from fastseg.checkpoints import own
+from fastseg.checkpoints import (
+    jfzhang,
+    kazuto,
+    milesial,
+    own,
+    refused,
+    smp,
+    torchvision,
+    vainf,
+    wkentaro,
+)
 from fastseg.checkpoints.errors import CheckpointError
 from fastseg.checkpoints.plan import Contents, Format, Plan, Request
 from fastseg.checkpoints.report import shortened
 
-FORMATS: tuple[Format, ...] = (*own.FORMATS,)
+FORMATS: tuple[Format, ...] = (
+    *own.FORMATS,
+    *refused.FORMATS,
+    *wkentaro.FORMATS,
+    *kazuto.FORMATS,
+    *milesial.FORMATS,
+    *smp.FORMATS,
+    *vainf.FORMATS,
+    *jfzhang.FORMATS,
+    *torchvision.FORMATS,
+)
 
 
 def plan_of(contents: Contents, request: Request, path: str) -> Plan:
@@ -19,6 +39,5 @@ def plan_of(contents: Contents, request: Request, path: str) -> Plan:
             return format.plan(contents, request)
     raise CheckpointError(
         f"load_weights: {path} must be of a network that fastseg knows, got "
-        f"{len(contents.tensors)} tensors named {shortened(list(contents.tensors))}; "
-        f"known are files of {', '.join(format.name for format in FORMATS)}"
+        f"{len(contents.tensors)} tensors named {shortened(list(contents.tensors))}"
     )

@@ -62,6 +62,16 @@ def builder(system: str, num_classes: int, **options: Any) -> Callable[[], Recor
     return lambda: SYSTEMS[system].build(num_classes, **options)
 
 
+def builder_on(
+    pattern: str, backbone: str, num_classes: int, **options: Any
+) -> Callable[[], Recorded]:
+    """As :func:`builder`, for ``pattern`` with a backbone in its place, registered or not."""
+    system = pattern.format(backbone)
+    if system not in SYSTEMS:
+        system = pattern.format("resnet50")
+    return builder(system, num_classes, **{"backbone": backbone, **options})
+
+
 def choose_variant(
     request: Request, variants: Mapping[str, tuple[str, ...]], from_model: str | None, why: str
 ) -> str:

@@ -68,7 +68,9 @@ class System:
             ) from None
         if self.input_convention is not None:
             model.input_convention = self.input_convention
-        model.system = self.name
+        fixed = {name: self.options[name] for name in ("backbone", "depth") if name in self.options}
+        if all(options.get(name, value) == value for name, value in fixed.items()):
+            model.system = self.name
         return model
 
     @cached_property
@@ -105,7 +107,6 @@ def multi_scale_v3plus(num_classes: int = 21, **options: Any) -> MultiScale:
 
 
 SHORT_SIDE_520 = replace(IMAGENET, short_side=520)
-MILESIAL = replace(UNIT_RGB, divide_if_above_one=True, resample="bicubic")
 PADDED = {"in_channels": 3, "padding": "same", "norm": True, "dropout": 0.0}
 TORCHVISION: dict[str, Any] = {
     "convention": "torchvision",
@@ -122,9 +123,12 @@ VAINF: dict[str, Any] = {
     "dropout": 0.1,
     "norm_momentum": 0.01,
 }
+# Of a MobileNetV2, whose blocks then pad their inputs: see build_backbone.
+VAINF_MOBILENET = {"convention": "caffe"}
 VAINF_V3 = {**VAINF, "head_conv": True}
 VAINF_V3PLUS = {**VAINF, "decoder_convs": 1}
-KAZUTO: dict[str, Any] = {"align_corners": False}
+# Rates of 6, 12 and 18 at output stride 8, where fastseg's count double.
+KAZUTO_V3: dict[str, Any] = {"rates": (3, 6, 9), "train_output_stride": 8}
 SMP: dict[str, Any] = {"convention": "uniform", "multi_grid": (1,), "norm_momentum": 0.1}
 SMP_V3 = {**SMP, "head_conv": True, "train_output_stride": 8, "align_corners": True}
 SMP_V3PLUS = {
@@ -194,7 +198,7 @@ def _rows() -> tuple[System, ...]:
             "fig. 1, padded",
             1,
             PADDED,
-            MILESIAL,
+            UNIT_RGB,
             ("milesial", "fastseg"),
             2,
         ),
@@ -205,7 +209,7 @@ def _rows() -> tuple[System, ...]:
             "fig. 1, padded, interpolated",
             1,
             {**PADDED, "up": "bilinear"},
-            MILESIAL,
+            UNIT_RGB,
             ("milesial", "fastseg"),
             2,
         ),
@@ -304,7 +308,7 @@ def _rows() -> tuple[System, ...]:
             V3_PAPER,
             "fig. 5, MSC",
             8,
-            KAZUTO,
+            KAZUTO_V3,
             DEEPLAB,
             ("kazuto", "fastseg"),
         ),
@@ -328,10 +332,11 @@ def _rows() -> tuple[System, ...]:
                 V3_PAPER,
                 "VainF",
                 16,
-                {"backbone": backbone, **VAINF_V3},
+                {"backbone": backbone, **VAINF_V3, **padding},
                 checkpoints=("vainf", "fastseg"),
             )
             for backbone in ("resnet50", "resnet101", "mobilenet_v2", "xception")
+            for padding in [VAINF_MOBILENET if backbone == "mobilenet_v2" else {}]
         ),
         row(
             "deeplabv3_resnet50_smp",
@@ -365,7 +370,7 @@ def _rows() -> tuple[System, ...]:
             V3PLUS_PAPER,
             "fig. 2, MSC",
             4,
-            KAZUTO,
+            {},
             DEEPLAB,
             ("kazuto", "fastseg"),
         ),
@@ -385,10 +390,11 @@ def _rows() -> tuple[System, ...]:
                 V3PLUS_PAPER,
                 "VainF",
                 4,
-                {"backbone": backbone, **VAINF_V3PLUS},
+                {"backbone": backbone, **VAINF_V3PLUS, **padding},
                 checkpoints=("vainf", "fastseg"),
             )
             for backbone in ("resnet50", "resnet101", "mobilenet_v2", "xception")
+            for padding in [VAINF_MOBILENET if backbone == "mobilenet_v2" else {}]
         ),
         *(
             row(
