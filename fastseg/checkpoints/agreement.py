@@ -9,6 +9,7 @@ from fastseg.models.multi_scale import MultiScale
 from fastseg.nn.recipe import Recorded
 
 FREE = {
+    "add_one",
     "aux",
     "average_pool",
     "dropout",

@@ -32,11 +32,18 @@ def plan_of(contents: Contents, request: Request, path: str) -> Plan:
     """What the file of ``contents`` becomes.
 
     Raises:
-        CheckpointError: no format knows the names, or the one that does refuses.
+        CheckpointError: no format knows the names, or the one that does refuses or lacks some.
     """
     for format in FORMATS:
-        if format.matches(contents):
+        if not format.matches(contents):
+            continue
+        try:
             return format.plan(contents, request)
+        except KeyError as error:
+            raise CheckpointError(
+                f"load_weights: {path} must hold the whole network, as {format.name} files do, "
+                f"got one without {error.args[0]}"
+            ) from error
     raise CheckpointError(
         f"load_weights: {path} must be of a network that fastseg knows, got "
         f"{len(contents.tensors)} tensors named {shortened(list(contents.tensors))}"

@@ -2,7 +2,7 @@
 
 from fastseg.checkpoints.errors import CheckpointError
 from fastseg.checkpoints.plan import Contents, Format, Plan, Request, builder
-from fastseg.checkpoints.rename import STEM_AND_BLOCKS, below, pair, renamed, resnet_depth
+from fastseg.checkpoints.rename import STEM_AND_BLOCKS, Rule, below, pair, renamed, resnet_depth
 
 ORIGIN = "jfzhang"
 RULES = (
@@ -20,10 +20,17 @@ RULES = (
     *pair(r"aspp\.global_avg_pool", "aspp.image_pooling.conv", "1", "2"),
     *pair("aspp", "aspp.project", "conv1", "bn1"),
     *pair("decoder", "reduce", "conv1", "bn1"),
-    *pair(r"decoder\.last_conv", "decoder.0", "0", "1"),
+    *pair(r"decoder\.last_conv", "decoder.0"),
+)
+WITH_DROPOUT: tuple[Rule, ...] = (
     *pair(r"decoder\.last_conv", "decoder.1", "4", "5"),
     (r"decoder\.last_conv\.8\.", "score."),
 )
+WITHOUT_DROPOUT: tuple[Rule, ...] = (
+    *pair(r"decoder\.last_conv", "decoder.1", "3", "4"),
+    (r"decoder\.last_conv\.6\.", "score."),
+)
+"""Of the first release, whose layers are numbered otherwise."""
 
 
 def matches(contents: Contents) -> bool:
@@ -37,10 +44,11 @@ def plan(contents: Contents, request: Request) -> Plan:
             "or MobileNet, which fastseg does not have"
         )
     depth = resnet_depth(contents.tensors, ORIGIN)
-    tensors, dropped = renamed(contents.tensors, RULES)
-    build = builder(
-        "deeplabv3plus_resnet101_jfzhang", len(tensors["score.weight"]), backbone=f"resnet{depth}"
-    )
+    first = "decoder.last_conv.6.weight" in contents.tensors
+    rules = (*RULES, *(WITHOUT_DROPOUT if first else WITH_DROPOUT))
+    tensors, dropped = renamed(contents.tensors, rules)
+    system, classes = "deeplabv3plus_resnet101_jfzhang", len(tensors["score.weight"])
+    build = builder(system, classes, backbone=f"resnet{depth}")
     return Plan(ORIGIN, build, tensors, dropped=dropped)
 
 

@@ -154,7 +154,7 @@ def isht7(contents: Contents, request: Request) -> Plan:
     depth = resnet_depth(contents.tensors, "isht7")
     tensors, dropped = renamed(contents.tensors, rules)
     classes = len(tensors["network.aspp.branches.0.weight"])
-    build = builder("deeplabv2_resnet101_msc", classes, depth=depth)
+    build = builder("deeplabv2_resnet101_msc", classes, depth=depth, add_one=True)
     return Plan("isht7", build, tensors, DEEPLAB, dropped)
 
 

@@ -90,10 +90,10 @@ class System:
 
 
 def multi_scale_resnet(
-    num_classes: int = 21, *, fuse_logits: bool = False, **options: Any
+    num_classes: int = 21, *, add_one: bool = False, **options: Any
 ) -> MultiScale:
     """DeepLab v2's ResNet on three sizes of the image."""
-    return MultiScale(DeepLabV2ResNet(num_classes, **options), fuse_logits=fuse_logits)
+    return MultiScale(DeepLabV2ResNet(num_classes, **options), add_one=add_one)
 
 
 def multi_scale_v3(num_classes: int = 21, **options: Any) -> MultiScale:
