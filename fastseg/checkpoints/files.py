@@ -13,10 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fastseg.checkpoints.caffemodel import read_caffemodel
 from fastseg.checkpoints.errors import CheckpointError
 from fastseg.checkpoints.plan import Contents, Tensors
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
+CAFFE_STARTS = (b"\x0a", b"\x12", b"\xa2\x06")
+"""Keys of the first field of a .caffemodel file: the network's name, or a layer."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """In a folder, beside ``config.json``."""
 NESTS = ("state_dict", "model_state_dict", "model_state", "model")
@@ -92,6 +95,8 @@ def _reader(path: Path, start: bytes) -> tuple[str, Callable[[Path], tuple[Tenso
         return "PyTorch", _read_pth
     if start[:1] == b"\x80" or path.suffix in (".pth", ".pt", ".tar", ".bin", ".pkl"):
         return "PyTorch", _read_pth
+    if path.suffix == ".caffemodel" or start.startswith(CAFFE_STARTS):
+        return "caffemodel", read_caffemodel
     raise CheckpointError(
         f"load_weights: {path} must be a .pth, .safetensors, .npz, .h5 or .caffemodel file, "
         f"got one that starts with {start[:8]!r}"

@@ -1,6 +1,7 @@
 """The origins of checkpoints, asked one after the other."""
 
 from fastseg.checkpoints import (
+    caffe,
     jfzhang,
     kazuto,
     milesial,
@@ -9,6 +10,7 @@ from fastseg.checkpoints import (
     smp,
     torchvision,
     vainf,
+    vgg,
     wkentaro,
 )
 from fastseg.checkpoints.errors import CheckpointError
@@ -18,6 +20,7 @@ from fastseg.checkpoints.report import shortened
 FORMATS: tuple[Format, ...] = (
     *own.FORMATS,
     *refused.FORMATS,
+    *caffe.FORMATS,
     *wkentaro.FORMATS,
     *kazuto.FORMATS,
     *milesial.FORMATS,
@@ -25,6 +28,7 @@ FORMATS: tuple[Format, ...] = (
     *vainf.FORMATS,
     *jfzhang.FORMATS,
     *torchvision.FORMATS,
+    *vgg.FORMATS,
 )
 
 

@@ -112,7 +112,7 @@ def of_model(request: Request) -> str | None:
 
 
 def options_of(tensors: Tensors) -> dict[str, Any]:
-    depth = resnet_depth((name.replace(".conv.", ".") for name in tensors), ORIGIN)
+    depth = resnet_depth(tensors, ORIGIN)
     return (
         {"depth": depth} if "aspp.branches.0.weight" in tensors else {"backbone": f"resnet{depth}"}
     )
@@ -138,7 +138,7 @@ def plain_head(tensors: Tensors) -> Plan:
 def classifier(tensors: Tensors) -> Plan:
     tensors, dropped = renamed(tensors, (*below("", BLOCKS, ""), (r"fc\.", None)))
     tensors = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
-    depth = resnet_depth((name.replace(".conv.", ".") for name in tensors), ORIGIN)
+    depth = resnet_depth(tensors, ORIGIN)
     return Plan(ORIGIN, lambda: ResNet(depth, convention="caffe"), tensors, DEEPLAB, dropped)
 
 

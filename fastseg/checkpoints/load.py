@@ -11,7 +11,7 @@ from fastseg.checkpoints.agreement import check_agreement, fitted_names
 from fastseg.checkpoints.errors import CheckpointError
 from fastseg.checkpoints.files import read
 from fastseg.checkpoints.formats import plan_of
-from fastseg.checkpoints.plan import Plan, Request, Tensors
+from fastseg.checkpoints.plan import Contents, Plan, Request, Tensors
 from fastseg.checkpoints.report import LoadReport, shortened
 from fastseg.checkpoints.save import unwrapped
 from fastseg.nn.recipe import Recorded
@@ -63,53 +63,55 @@ def load_weights(
             "load_weights: model must be a network or backbone of fastseg, or None, "
             f"got {type(target).__name__}"
         )
-    contents = read(Path(path))
-    plan = plan_of(contents, Request(variant, target), str(path))
+    report, filled = fill(target, read(Path(path)), str(path), variant, strict)
+    object.__setattr__(filled, "load_report", report)
+    if report.missing or report.unexpected:
+        warnings.warn(f"load_weights: {report}", stacklevel=2)
+    return filled if model is None else model
+
+
+def fill(
+    target: Recorded | None, contents: Contents, path: str, variant: str | None, strict: bool
+) -> tuple[LoadReport, Recorded]:
+    """:func:`load_weights` of a file that is read."""
+    plan = plan_of(contents, Request(variant, target), path)
     with torch.device("meta"):
         built = plan.build().eval()
+    tensors = plan.tensors
     if not plan.keep_dtype:
-        plan.tensors = {name: _single(tensor) for name, tensor in plan.tensors.items()}
-    if target is None:
-        names = plan.tensors
-        filled = built
-    else:
+        tensors = {name: _single(tensor) for name, tensor in tensors.items()}
+    model = built if target is None else target
+    if target is not None:
         if strict:
             check_agreement(target, built, plan.format)
-        names = fitted_names(target, built, plan.tensors)
-        filled = target
-    state = filled.state_dict()
-    state_names = [name for name in state if not name.endswith("num_batches_tracked")]
-    missing = [name for name in state_names if name not in names]
-    unexpected = [name for name in names if name not in state]
-    wrong = [name for name in names if name in state and state[name].shape != names[name].shape]
+        tensors = fitted_names(target, built, tensors)
+    state = model.state_dict()
+    wanted = [name for name in state if not name.endswith("num_batches_tracked")]
+    missing = [name for name in wanted if name not in tensors]
+    unexpected = [name for name in tensors if name not in state]
+    wrong = [n for n in tensors if n in state and state[n].shape != tensors[n].shape]
     if strict and (missing or unexpected or wrong):
-        raise CheckpointError(_misfit(filled, plan, state, names, missing, unexpected, wrong))
-    fitting = {name: tensor for name, tensor in names.items() if name in state}
-    for name in wrong:
-        del fitting[name]
-        missing.append(name)
-        unexpected.append(name)
-    if target is not None:
-        target.load_state_dict(fitting, strict=False)
+        raise CheckpointError(_misfit(model, plan, state, tensors, missing, unexpected, wrong))
+    fitting = {n: t for n, t in tensors.items() if n in state and n not in wrong}
+    missing, unexpected = missing + wrong, unexpected + wrong
+    if target is None:
+        model = _assigned(plan, built, fitting, bool(missing))
     else:
-        filled = _assigned(plan, built, fitting, bool(missing))
+        target.load_state_dict(fitting, strict=False)
     convention = plan.input_convention or built.input_convention
     if convention is not None:
-        filled.input_convention = convention
+        model.input_convention = convention
     report = LoadReport(
-        str(path),
+        path,
         plan.format,
-        filled.system or type(filled).__name__,
+        model.system or type(model).__name__,
         len(fitting),
         tuple(missing),
         tuple(unexpected),
         tuple(plan.dropped),
         plan.note,
     )
-    object.__setattr__(filled, "load_report", report)
-    if missing or unexpected:
-        warnings.warn(f"load_weights: {report}", stacklevel=2)
-    return filled if model is None else model
+    return report, model
 
 
 def _single(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from fastseg.checkpoints.plan import Contents, Format, Plan, Request, Tensors, builder
-from fastseg.checkpoints.rename import Rule, pair, renamed
+from fastseg.checkpoints.rename import Rule, pair, renamed, without_biases
 from fastseg.models.input_convention import UNIT_GREY, UNIT_RGB
 
 ORIGIN = "milesial"
@@ -66,16 +66,6 @@ def plan(contents: Contents, request: Request) -> Plan:
     values = contents.metadata.get("mask_values")
     note = "" if values is None else f"the classes stand for the mask values {values}"
     return Plan(ORIGIN, build, tensors, convention, dropped, note)
-
-
-def without_biases(tensors: Tensors) -> Tensors:
-    """Biases of convolutions before a batch norm, as early files have them, in the norm's mean."""
-    result = dict(tensors)
-    for name in tensors:
-        mean = name.removesuffix("conv.bias") + "norm.running_mean"
-        if name.endswith(".conv.bias") and mean in result:
-            result[mean] = result[mean] - result.pop(name)
-    return result
 
 
 FORMATS = (Format("milesial's U-Net", matches, plan),)

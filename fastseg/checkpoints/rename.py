@@ -64,6 +64,16 @@ def renamed(tensors: Tensors, rules: Sequence[Rule]) -> tuple[Tensors, list[str]
     return result, dropped
 
 
+def without_biases(tensors: Tensors) -> Tensors:
+    """Biases of convolutions before a batch norm, as some files have them, in the norm's mean."""
+    result = dict(tensors)
+    for name in tensors:
+        mean = name.removesuffix("conv.bias") + "norm.running_mean"
+        if name.endswith(".conv.bias") and mean in result:
+            result[mean] = result[mean] - result.pop(name)
+    return result
+
+
 def resnet_depth(names: Iterable[str], origin: str) -> int:
     """Of the ResNet whose blocks are ``layer1.0.`` to ``layer4.N.``, wherever in the names.
 

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -34,7 +33,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     model = unwrapped(model)
     description = describe(model)
-    tensors = {name: _stored(name, tensor) for name, tensor in model.state_dict().items()}
+    tensors = _stored(model.state_dict())
     content = save(tensors, {KEY: json.dumps(description), "format": "pt"})
     with whole_file(Path(path)) as file:
         file.write(content)
@@ -51,8 +50,17 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def _stored(name: str, tensor: Tensor) -> Tensor:
-    if tensor.is_meta:
-        raise ValueError(f"save_weights: {name} must have values, got a tensor on the meta device")
-    # A clone, so that no two share memory, which the format refuses.
-    return torch.clone(tensor.detach().cpu(), memory_format=torch.contiguous_format)
+def _stored(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU, contiguous, no two in the same memory: what the format takes."""
+    result: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in state.items():
+        if tensor.is_meta:
+            raise ValueError(
+                f"save_weights: {name} must have values, got a tensor on the meta device"
+            )
+        stored = tensor.detach().cpu().contiguous()
+        place = stored.untyped_storage().data_ptr()
+        result[name] = stored.clone() if place in taken else stored
+        taken.add(place)
+    return result

@@ -14,8 +14,7 @@ from fastseg.checkpoints.plan import (
 from fastseg.checkpoints.rename import Rule, below, renamed
 from fastseg.crf import DenseCRF
 from fastseg.models.fcn import FCN8s
-from fastseg.models.input_convention import VGG
-from fastseg.models.systems import SYSTEMS
+from fastseg.models.systems import FIT_500
 
 ORIGIN = "wkentaro"
 TRUNK: tuple[Rule, ...] = ((r"conv(\d)_(\d)\.", r"backbone.conv\1_\2."),)
@@ -67,8 +66,7 @@ def crf(contents: Contents, request: Request) -> Plan:
     tensors["crf.compatibility"] = -tensors["crf.compatibility"]
     classes = len(tensors["network.score_fr.weight"])
     build = builder("crf_rnn_sadeepj", classes)
-    convention = SYSTEMS["crf_rnn_sadeepj"].input_convention or VGG
-    return Plan("sadeepj", build, tensors | widths(classes), convention, dropped)
+    return Plan("sadeepj", build, tensors | widths(classes), FIT_500, dropped)
 
 
 def widths(classes: int) -> Tensors:

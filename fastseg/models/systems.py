@@ -106,6 +106,7 @@ def multi_scale_v3plus(num_classes: int = 21, **options: Any) -> MultiScale:
     return MultiScale(DeepLabV3Plus(num_classes, **options), fuse_logits=True)
 
 
+FIT_500 = replace(VGG, fit=500)
 SHORT_SIDE_520 = replace(IMAGENET, short_side=520)
 PADDED = {"in_channels": 3, "padding": "same", "norm": True, "dropout": 0.0}
 TORCHVISION: dict[str, Any] = {
@@ -408,7 +409,7 @@ def _rows() -> tuple[System, ...]:
             )
             for backbone in ("resnet50", "resnet101")
         ),
-        row("crf_rnn", CRFRNN, "Zheng et al. 2015", "fig. 2", 8, checkpoints=caffe),
+        row("crf_rnn", CRFRNN, "Zheng et al. 2015", "fig. 2", 8, {}, FIT_500, caffe),
         row(
             "crf_rnn_sadeepj",
             CRFRNN,
@@ -416,7 +417,7 @@ def _rows() -> tuple[System, ...]:
             "fig. 2, sadeepj",
             8,
             {"upscore2_bias": True},
-            replace(VGG, fit=500),
+            FIT_500,
             ("sadeepj", "fastseg"),
         ),
     )
