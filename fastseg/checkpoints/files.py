@@ -1,5 +1,6 @@
 """Files of weights: which kind one is, by its first bytes, and the tensors in it."""
 
+import errno
 import hashlib
 import json
 import pickle
@@ -44,12 +45,13 @@ def read(path: Path) -> Contents:
     kind, reader = _reader(path, start)
     try:
         tensors, found = reader(path)
-    except CheckpointError:
-        raise
-    except (OSError, MemoryError):
+    except (CheckpointError, MemoryError):
         raise
     except Exception as error:
-        # What a damaged file makes its reader raise is anybody's guess.
+        # What a damaged file makes its reader raise is anybody's guess; a disk that fails has
+        # its own number.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise CheckpointError(
             f"load_weights: {path} must be a whole {kind} file, got one that is damaged or cut "
             f"off: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -130,11 +132,16 @@ def _read_pth(path: Path) -> tuple[Tensors, dict[str, Any]]:
         with torch.serialization.safe_globals(_numpy_scalars()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error) and "GLOBAL" not in str(error):
+        reason = str(error)
+        if "global" in reason.lower():
+            found = "a pickle that would run code"
+        elif "Unsupported operand" in reason:
+            found = "a pickle that torch.save did not write and that may run code"
+        else:
             raise
         raise CheckpointError(
-            f"load_weights: {path} must hold nothing but tensors, numbers and words, got a pickle "
-            "that would run code; load it where you trust it and save its state_dict() alone"
+            f"load_weights: {path} must hold nothing but tensors, numbers and words, got {found}; "
+            "load it where you trust it and save its state_dict() alone"
         ) from error
     return _unwrapped(path, content)
 
