@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from fastseg import backbones, models
+from fastseg import backbones, crf, models
 from fastseg.checkpoints.errors import CheckpointError
 from fastseg.models.input_convention import InputConvention
 from fastseg.nn.recipe import Recorded, recipe_of
@@ -35,6 +35,10 @@ CLASSES: Mapping[str, type[Recorded]] = {
         backbones.ResNet,
         backbones.VGG16,
         backbones.Xception,
+        crf.BilateralKernel,
+        crf.DenseCRF,
+        crf.FeatureKernel,
+        crf.GaussianKernel,
     )
 }
 """What a description may name: nothing else is ever built from a file."""
@@ -95,9 +99,10 @@ def _built(recipe: Mapping[str, Any]) -> Recorded:
             f"load_weights: the class of the model must be one of {', '.join(CLASSES)}, "
             f"got {name!r}"
         )
-    for key, value in arguments.items():
-        if isinstance(value, Mapping):
-            arguments[key] = _built(value)
-        elif isinstance(value, list):
-            arguments[key] = tuple(value)
-    return CLASSES[name](**arguments)
+    return CLASSES[name](**{key: _argument(value) for key, value in arguments.items()})
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _built(value)
+    return tuple(map(_argument, value)) if isinstance(value, list) else value

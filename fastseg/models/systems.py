@@ -149,9 +149,9 @@ JFZHANG: dict[str, Any] = {
 
 
 def _rows() -> tuple[System, ...]:
-    fcn = ("wkentaro", "caffe", "fastseg")
+    fcn = ("wkentaro", "Caffe", "fastseg")
     own = ("fastseg",)
-    caffe = ("caffe", "fastseg")
+    caffe = ("Caffe", "fastseg")
     row = System
     return (
         row("fcn32s", FCN32s, FCN_PAPER, "fig. 3, sec. 4.1", 32, checkpoints=fcn),
@@ -291,7 +291,7 @@ def _rows() -> tuple[System, ...]:
             V2_PAPER,
             "sec. 4.1.2",
             8,
-            checkpoints=("isht7", "caffe", "kazuto", "fastseg"),
+            checkpoints=("Caffe", "kazuto", "fastseg"),
         ),
         row(
             "deeplabv2_resnet101_msc",
@@ -300,7 +300,7 @@ def _rows() -> tuple[System, ...]:
             "sec. 4.1.2, MSC",
             8,
             input_convention=DEEPLAB,
-            checkpoints=("kazuto", "caffe", "fastseg"),
+            checkpoints=("kazuto", "isht7", "Caffe", "fastseg"),
         ),
         row("deeplabv3_resnet101", DeepLabV3, V3_PAPER, "fig. 5", 8, checkpoints=own),
         row(
@@ -334,7 +334,7 @@ def _rows() -> tuple[System, ...]:
                 "VainF",
                 16,
                 {"backbone": backbone, **VAINF_V3, **padding},
-                checkpoints=("vainf", "fastseg"),
+                checkpoints=("VainF", "fastseg"),
             )
             for backbone in ("resnet50", "resnet101", "mobilenet_v2", "xception")
             for padding in [VAINF_MOBILENET if backbone == "mobilenet_v2" else {}]
@@ -346,7 +346,7 @@ def _rows() -> tuple[System, ...]:
             "segmentation_models.pytorch",
             8,
             {"backbone": "resnet50", **SMP_V3},
-            checkpoints=("smp", "fastseg"),
+            checkpoints=("segmentation_models.pytorch", "fastseg"),
         ),
         row(
             "deeplabv3plus_resnet101",
@@ -370,7 +370,7 @@ def _rows() -> tuple[System, ...]:
             multi_scale_v3plus,
             V3PLUS_PAPER,
             "fig. 2, MSC",
-            4,
+            1,
             {},
             DEEPLAB,
             ("kazuto", "fastseg"),
@@ -392,7 +392,7 @@ def _rows() -> tuple[System, ...]:
                 "VainF",
                 4,
                 {"backbone": backbone, **VAINF_V3PLUS, **padding},
-                checkpoints=("vainf", "fastseg"),
+                checkpoints=("VainF", "fastseg"),
             )
             for backbone in ("resnet50", "resnet101", "mobilenet_v2", "xception")
             for padding in [VAINF_MOBILENET if backbone == "mobilenet_v2" else {}]
@@ -405,16 +405,16 @@ def _rows() -> tuple[System, ...]:
                 "segmentation_models.pytorch",
                 4,
                 {"backbone": backbone, **SMP_V3PLUS},
-                checkpoints=("smp", "fastseg"),
+                checkpoints=("segmentation_models.pytorch", "fastseg"),
             )
             for backbone in ("resnet50", "resnet101")
         ),
-        row("crf_rnn", CRFRNN, "Zheng et al. 2015", "fig. 2", 8, {}, FIT_500, caffe),
+        row("crf_rnn", CRFRNN, "Zheng et al. 2015", "fig. 3", 8, {}, FIT_500, caffe),
         row(
             "crf_rnn_sadeepj",
             CRFRNN,
             "Zheng et al. 2015",
-            "fig. 2, sadeepj",
+            "fig. 3, sadeepj",
             8,
             {"upscore2_bias": True},
             FIT_500,

@@ -3,7 +3,7 @@
 import inspect
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 Recipe = dict[str, Any]
 """``{"class": name, "arguments": {...}}``, made of what JSON holds; an argument may be a recipe."""
@@ -52,10 +52,13 @@ def recipe_of(module: nn.Module) -> Recipe:
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, nn.Module):
         return recipe_of(value)
+    if isinstance(value, Tensor):
+        return value.detach().tolist()
     if isinstance(value, list | tuple | range):
         return [_plain(name, entry) for entry in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(
-        f"recipe_of: {name} must be a number, word, list or network, got {type(value).__name__}"
+        f"recipe_of: {name} must be a number, word, list, tensor or network, "
+        f"got {type(value).__name__}"
     )

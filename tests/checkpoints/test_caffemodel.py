@@ -6,7 +6,7 @@ import torch
 from caffe_writer import Layer, caffemodel
 from checkpoint_lists import names_of
 
-from fastseg import load_weights
+from fastseg import load_weights, models
 from fastseg.checkpoints import CheckpointError
 from fastseg.checkpoints.caffemodel import Layer as ReadLayer
 from fastseg.checkpoints.caffemodel import named, read_caffemodel
@@ -143,6 +143,7 @@ def test_layer_lists_load_strictly(name):
     report, model = fill(None, contents, name, None, True)
     assert (report.system, report.missing, report.unexpected) == (SYSTEMS[name], (), ())
     assert model.input_convention.channels == "bgr"
+    assert "Caffe" in models.SYSTEMS[model.system].checkpoints
     if "atonce" in name:
         return  # its two scores are multiplied by what the file says, see below
     own = {n: t for n, t in model.state_dict().items() if "sigma" not in n and "num_b" not in n}

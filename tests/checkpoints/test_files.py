@@ -19,6 +19,7 @@ from fastseg.backbones import VGG16, AlexNet, Classifier, ResNet
 from fastseg.checkpoints import CheckpointError
 from fastseg.checkpoints.formats import plan_of
 from fastseg.checkpoints.plan import Contents, Request
+from fastseg.crf import BilateralKernel, DenseCRF
 from fastseg.models.input_convention import VGG, InputConvention
 from fastseg.models.systems import SYSTEMS
 
@@ -74,6 +75,32 @@ def test_several_sizes_round_trip(tmp_path):
     again = load_weights(None, tmp_path / "wrapped.safetensors")
     same_state(again, model)
     assert (again.scales, type(again.network)) == ((0.5,), models.UNet)
+
+
+@pytest.mark.parametrize(
+    "crf",
+    [
+        lambda: DenseCRF.preset("deeplab-vgg"),
+        lambda: DenseCRF.crf_rnn(3),
+        lambda: DenseCRF(
+            [BilateralKernel(sigma_xy=torch.tensor([3.0, 4.0]), weight=[1.0, 2.0, 3.0])],
+            torch.eye(3),
+            normalization="none",
+        ),
+    ],
+    ids=["preset", "crf-rnn", "own"],
+)
+def test_a_network_with_its_crf_round_trips(crf, tmp_path):
+    model = models.WithCRF(models.UNet(3, **UNET), crf())
+    with torch.no_grad():
+        for parameter in model.crf.parameters():
+            parameter.mul_(1.5)
+    save_weights(model, tmp_path / "crf.safetensors")
+    again = load_weights(None, tmp_path / "crf.safetensors")
+    same_state(again, model)
+    image = torch.rand(1, 3, 12, 12) * 255
+    model.eval()
+    assert torch.equal(again(image / 255, image), model(image / 255, image))
 
 
 def test_dtypes_are_kept(unet, tmp_path):

@@ -97,6 +97,8 @@ def test_list_loads_strictly_and_is_built_again(name, loaded):
     assert not model.training
     report = model.load_report
     assert (report.system, report.missing, report.unexpected) == (SYSTEMS[name], (), ())
+    if model.system is not None:
+        assert report.format in models.SYSTEMS[model.system].checkpoints
     assert bool(report.dropped) == (SYSTEMS[name] in CLASSIFIERS)
     assert_all_arrived(model, tensors, report.dropped)
     with torch.device("meta"):
