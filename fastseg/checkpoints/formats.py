@@ -38,6 +38,8 @@ def plan_of(contents: Contents, request: Request, path: str) -> Plan:
     Raises:
         CheckpointError: no format knows the names, or the one that does refuses or lacks some.
     """
+    if request.model is not None and own.is_state_of(contents, request.model):
+        return own.state_plan(contents, request.model)
     for format in FORMATS:
         if not format.matches(contents):
             continue

@@ -55,6 +55,7 @@ def load_weights(
             that fastseg does not have, fits two networks, or does not fit ``model``, which is
             left as it was.
         FileNotFoundError: there is no such file.
+        ValueError: ``model`` is on the meta device.
         TypeError: ``model`` is no network or backbone of fastseg.
     """
     target = None if model is None else unwrapped(model)
@@ -62,6 +63,11 @@ def load_weights(
         raise TypeError(
             "load_weights: model must be a network or backbone of fastseg, or None, "
             f"got {type(target).__name__}"
+        )
+    if target is not None and any(tensor.is_meta for tensor in target.state_dict().values()):
+        raise ValueError(
+            "load_weights: model must have memory, got one on the meta device; "
+            "load_weights(None, path) builds the file's own"
         )
     report, filled = fill(target, read(Path(path)), str(path), variant, strict)
     object.__setattr__(filled, "load_report", report)

@@ -1,12 +1,13 @@
 """Files that fastseg wrote."""
 
 import json
+from collections.abc import Iterable
 
-import torch
-
+from fastseg.backbones import VGG16
 from fastseg.checkpoints.errors import CheckpointError
 from fastseg.checkpoints.plan import Contents, Format, Plan, Request
-from fastseg.checkpoints.rebuild import rebuild
+from fastseg.checkpoints.rebuild import describe, rebuild
+from fastseg.nn.recipe import Recorded
 
 KEY = "fastseg"
 """Of the entry of a safetensors file's metadata that describes the model, in JSON."""
@@ -28,15 +29,26 @@ def plan(contents: Contents, request: Request) -> Plan:
             "load_weights: the file's description of its model must be an object, "
             f"got {type(description).__name__}"
         )
-    with torch.device("meta"):
-        model = rebuild(description)
-    return Plan(
-        "fastseg",
-        lambda: rebuild(description),
-        contents.tensors,
-        input_convention=model.input_convention,
-        keep_dtype=True,
-    )
+    return Plan("fastseg", lambda: rebuild(description), contents.tensors, keep_dtype=True)
+
+
+def is_state_of(contents: Contents, model: Recorded | None) -> bool:
+    """Whether a file without a description has the names of ``model``, as ``torch.save`` writes.
+
+    Those of a :class:`VGG16` are Caffe's too.
+    """
+    if model is None or isinstance(model, VGG16) or matches(contents):
+        return False
+    return counted(contents.tensors) == counted(model.state_dict())
+
+
+def counted(names: Iterable[str]) -> set[str]:
+    return {name for name in names if not name.endswith("num_batches_tracked")}
+
+
+def state_plan(contents: Contents, model: Recorded) -> Plan:
+    description = describe(model)
+    return Plan("fastseg", lambda: rebuild(description), contents.tensors)
 
 
 FORMATS = (Format("fastseg", matches, plan),)

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fastseg.checkpoints.own import KEY
 from fastseg.checkpoints.rebuild import describe
@@ -43,7 +44,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside ``torch.compile``, ``DataParallel`` and the like."""
     while True:
         inner: Any = getattr(model, "_orig_mod", None)
-        if inner is None and type(model).__name__.endswith("DataParallel"):
+        if inner is None and isinstance(model, nn.DataParallel | DistributedDataParallel):
             inner = model.get_submodule("module")
         if not isinstance(inner, nn.Module):
             return model

@@ -127,6 +127,23 @@ def test_a_model_is_filled_in_place(saved, unet):
     assert model.load_report.missing == ()
 
 
+@pytest.mark.parametrize("make", [lambda: models.UNet(3, **UNET), lambda: ResNet(18)])
+def test_a_state_dict_that_torch_saved(make, tmp_path):
+    trained, model = make(), make()
+    torch.save({"model": trained.state_dict(), "epoch": 1}, tmp_path / "state.pth")
+    load_weights(model, tmp_path / "state.pth")
+    same_state(model, trained)
+    assert model.load_report.format == "fastseg"
+    assert model.input_convention == trained.input_convention
+
+
+def test_a_model_without_memory(saved):
+    with torch.device("meta"):
+        model = models.UNet(3, **UNET)
+    with pytest.raises(ValueError, match="model must have memory, got one on the meta device"):
+        load_weights(model, saved)
+
+
 def test_compiled_for_inference(saved, unet):
     model = models.UNet(3, **UNET).eval()
     fastseg.compile_for_inference(model)
@@ -329,6 +346,7 @@ def test_other_behaviour_with_equal_weights_is_refused(checkpoint):
     path, _ = checkpoint("torchvision_deeplabv3_resnet50_aux")
     with torch.device("meta"):
         model = models.DeepLabV3(backbone="resnet50", head_conv=True, aux=True)
+    model.to_empty(device="cpu")
     with pytest.raises(CheckpointError, match="multi_grid of the model must be"):
         load_weights(model, path)
 
