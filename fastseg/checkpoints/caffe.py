@@ -12,8 +12,8 @@ from fastseg.checkpoints.errors import CheckpointError
 from fastseg.checkpoints.plan import Contents, Format, Plan, Request, Tensors, builder, plain
 from fastseg.checkpoints.rename import Rule, below, renamed, resnet_depth, without_biases
 from fastseg.models.deeplab_v2 import ASPP_L, ASPP_S
+from fastseg.models.implementations import FIT_500
 from fastseg.models.input_convention import VGG
-from fastseg.models.systems import FIT_500
 
 ORIGIN = "Caffe"
 OLD_NAMES = {

@@ -56,7 +56,7 @@ def load_weights(
             left as it was.
         FileNotFoundError: there is no such file.
         ValueError: ``model`` is on the meta device.
-        TypeError: ``model`` is no network or backbone of fastseg.
+        TypeError: ``model`` is no network or backbone of fastseg, or ``variant`` no word.
     """
     target = None if model is None else unwrapped(model)
     if target is not None and not isinstance(target, Recorded):
@@ -64,6 +64,8 @@ def load_weights(
             "load_weights: model must be a network or backbone of fastseg, or None, "
             f"got {type(target).__name__}"
         )
+    if variant is not None and not isinstance(variant, str):
+        raise TypeError(f"load_weights: variant must be a word or None, got {variant!r}")
     if target is not None and any(tensor.is_meta for tensor in target.state_dict().values()):
         raise ValueError(
             "load_weights: model must have memory, got one on the meta device; "

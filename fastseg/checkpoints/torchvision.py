@@ -12,8 +12,8 @@ from fastseg.checkpoints.errors import CheckpointError
 from fastseg.checkpoints.plan import Contents, Format, Plan, Request, builder, builder_on, plain
 from fastseg.checkpoints.rename import STEM_AND_BLOCKS, Rule, aspp, below, pair, renamed
 from fastseg.checkpoints.rename import resnet_depth as depth_of
+from fastseg.models.implementations import SHORT_SIDE_520
 from fastseg.models.input_convention import IMAGENET, VGG, InputConvention
-from fastseg.models.systems import SHORT_SIDE_520
 from fastseg.nn.recipe import Recorded
 
 ORIGIN = "torchvision"

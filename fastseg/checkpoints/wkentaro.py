@@ -14,7 +14,7 @@ from fastseg.checkpoints.plan import (
 from fastseg.checkpoints.rename import Rule, below, renamed
 from fastseg.crf import DenseCRF
 from fastseg.models.fcn import FCN8s
-from fastseg.models.systems import FIT_500
+from fastseg.models.implementations import FIT_500
 
 ORIGIN = "wkentaro"
 TRUNK: tuple[Rule, ...] = ((r"conv(\d)_(\d)\.", r"backbone.conv\1_\2."),)

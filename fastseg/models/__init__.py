@@ -13,7 +13,8 @@ from fastseg.models.input_convention import InputConvention
 from fastseg.models.multi_scale import MultiScale
 from fastseg.models.network import Network, TrainingOutput
 from fastseg.models.overlap_tile import Tile, overlap_tile, tiles
-from fastseg.models.systems import SYSTEMS, System, build, list_systems
+from fastseg.models.system import System
+from fastseg.models.systems import SYSTEMS, build, list_systems
 from fastseg.models.unet import UNet
 from fastseg.models.with_crf import CRFRNN, WithCRF
 

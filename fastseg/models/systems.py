@@ -1,12 +1,8 @@
-"""The systems by name: what each is built from, follows, takes and loads."""
+"""The systems by name."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
-
-import torch
 
 from fastseg.models.deconvnet import DeconvNet
 from fastseg.models.deeplab_v1 import DeepLabV1
@@ -16,13 +12,26 @@ from fastseg.models.deeplab_v3plus import DeepLabV3Plus
 from fastseg.models.fcn import FCN8s, FCN16s, FCN32s
 from fastseg.models.fcn_alexnet import FCNAlexNet
 from fastseg.models.fcn_resnet import FCNResNet
-from fastseg.models.input_convention import DEEPLAB, IMAGENET, UNIT_RGB, VGG, InputConvention
-from fastseg.models.multi_scale import MultiScale
-from fastseg.models.network import Network
+from fastseg.models.implementations import (
+    FIT_500,
+    JFZHANG,
+    KAZUTO_V3,
+    PADDED,
+    SHORT_SIDE_520,
+    SMP_V3,
+    SMP_V3PLUS,
+    TORCHVISION,
+    VAINF_MOBILENET,
+    VAINF_V3,
+    VAINF_V3PLUS,
+    multi_scale_resnet,
+    multi_scale_v3,
+    multi_scale_v3plus,
+)
+from fastseg.models.input_convention import DEEPLAB, UNIT_RGB
+from fastseg.models.system import Model, System
 from fastseg.models.unet import UNet
 from fastseg.models.with_crf import CRFRNN
-
-Model = Network | CRFRNN
 
 FCN_PAPER = "Long, Shelhamer and Darrell 2015"
 UNET_PAPER = "Ronneberger, Fischer and Brox 2015"
@@ -30,122 +39,6 @@ V1_PAPER = "Chen et al. 2015 (DeepLab v1)"
 V2_PAPER = "Chen et al. 2017 (DeepLab v2)"
 V3_PAPER = "Chen et al. 2017 (DeepLab v3)"
 V3PLUS_PAPER = "Chen et al. 2018 (DeepLab v3+)"
-
-
-@dataclass(frozen=True)
-class System:
-    """A row of the table of systems."""
-
-    name: str
-    make: Callable[..., Model]
-    """Called with the number of classes and the options."""
-    paper: str
-    figure: str
-    """What of the paper, or of a published implementation, it follows."""
-    output_stride: int
-    """Of :meth:`scores` in evaluation mode."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    input_convention: InputConvention | None = None
-    """None for that of the class."""
-    checkpoints: tuple[str, ...] = ()
-    """Formats that load into it, see :func:`fastseg.load_weights`."""
-    num_classes: int = 21
-    """Unless another number is asked for."""
-
-    def build(self, num_classes: int | None = None, **options: Any) -> Model:
-        """The network with random weights, see :func:`build`."""
-        count = self.num_classes if num_classes is None else num_classes
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"build: num_classes must be a positive integer, got {count!r}")
-        try:
-            model = self.make(count, **{**self.options, **options})
-        except TypeError as error:
-            if "unexpected keyword" not in str(error):
-                raise
-            raise TypeError(
-                f"build: options of {self.name} must be arguments of "
-                f"{getattr(self.make, '__name__', self.name)}, got {', '.join(sorted(options))}"
-            ) from None
-        if self.input_convention is not None:
-            model.input_convention = self.input_convention
-        fixed = {name: self.options[name] for name in ("backbone", "depth") if name in self.options}
-        if all(options.get(name, value) == value for name, value in fixed.items()):
-            model.system = self.name
-        return model
-
-    @cached_property
-    def parameters(self) -> int:
-        """Number of parameters with the default number of classes."""
-        with torch.device("meta"):
-            model = self.build()
-        return sum(parameter.numel() for parameter in model.parameters())
-
-    @cached_property
-    def convention(self) -> InputConvention:
-        """That of a model which is built."""
-        if self.input_convention is not None:
-            return self.input_convention
-        with torch.device("meta"):
-            return self.build().input_convention
-
-
-def multi_scale_resnet(
-    num_classes: int = 21, *, add_one: bool = False, **options: Any
-) -> MultiScale:
-    """DeepLab v2's ResNet on three sizes of the image."""
-    return MultiScale(DeepLabV2ResNet(num_classes, **options), add_one=add_one)
-
-
-def multi_scale_v3(num_classes: int = 21, **options: Any) -> MultiScale:
-    """DeepLab v3 on three sizes of the image, as one implementation trained it."""
-    return MultiScale(DeepLabV3(num_classes, **options))
-
-
-def multi_scale_v3plus(num_classes: int = 21, **options: Any) -> MultiScale:
-    """DeepLab v3+ on three sizes of the image, fused at the size of the image."""
-    return MultiScale(DeepLabV3Plus(num_classes, **options), fuse_logits=True)
-
-
-FIT_500 = replace(VGG, fit=500)
-SHORT_SIDE_520 = replace(IMAGENET, short_side=520)
-PADDED = {"in_channels": 3, "padding": "same", "norm": True, "dropout": 0.0}
-TORCHVISION: dict[str, Any] = {
-    "convention": "torchvision",
-    "multi_grid": (1,),
-    "head_conv": True,
-    "dropout": 0.5,
-    "train_output_stride": 8,
-    "norm_momentum": 0.1,
-}
-VAINF: dict[str, Any] = {
-    "convention": "torchvision",
-    "multi_grid": (1,),
-    "output_stride": 16,
-    "dropout": 0.1,
-    "norm_momentum": 0.01,
-}
-# Of a MobileNetV2, whose blocks then pad their inputs: see build_backbone.
-VAINF_MOBILENET = {"convention": "caffe"}
-VAINF_V3 = {**VAINF, "head_conv": True}
-VAINF_V3PLUS = {**VAINF, "decoder_convs": 1}
-# Rates of 6, 12 and 18 at output stride 8, where fastseg's count double.
-KAZUTO_V3: dict[str, Any] = {"rates": (3, 6, 9), "train_output_stride": 8}
-SMP: dict[str, Any] = {"convention": "uniform", "multi_grid": (1,), "norm_momentum": 0.1}
-SMP_V3 = {**SMP, "head_conv": True, "train_output_stride": 8, "align_corners": True}
-SMP_V3PLUS = {
-    **SMP,
-    "rates": (12, 24, 36),
-    "separable": True,
-    "norm_between": False,
-    "head_conv": True,
-    "decoder_convs": 1,
-    "align_corners": True,
-}
-JFZHANG: dict[str, Any] = {
-    "convention": "uniform",
-    "align_corners": True,
-    "norm_momentum": 0.1,
-}
 
 
 def _rows() -> tuple[System, ...]:

@@ -19,6 +19,7 @@ from fastseg.backbones import VGG16, AlexNet, Classifier, ResNet
 from fastseg.checkpoints import CheckpointError
 from fastseg.checkpoints.formats import plan_of
 from fastseg.checkpoints.plan import Contents, Request
+from fastseg.checkpoints.torchvision import FROM_CAFFE_MD5
 from fastseg.crf import BilateralKernel, DenseCRF
 from fastseg.models.input_convention import VGG, InputConvention
 from fastseg.models.systems import SYSTEMS
@@ -280,6 +281,8 @@ def test_pixels_of_vgg_files(tmp_path, checkpoint):
     path, tensors = checkpoint("torchvision_vgg16")
     assert "variant='caffe'" in str(load_weights(None, path).load_report)
     assert load_weights(None, path, "caffe").input_convention == VGG
+    contents = Contents(tensors, {}, "pth", digest=FROM_CAFFE_MD5)
+    assert plan_of(contents, Request(None, None), "").input_convention == VGG
     with pytest.raises(CheckpointError, match="variant must be one of torchvision, caffe, feat"):
         load_weights(None, path, "tensorflow")
     nan = torch.full((1,), float("nan"))
@@ -446,6 +449,8 @@ def test_files_that_are_something_else(tmp_path):
         load_weights(None, path)
     with pytest.raises(TypeError, match="model must be a network or backbone of fastseg, or None"):
         load_weights(nn.Linear(1, 1), path)
+    with pytest.raises(TypeError, match="variant must be a word or None, got 2"):
+        load_weights(None, path, 2)
 
 
 def described(tmp_path, **changes):

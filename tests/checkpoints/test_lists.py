@@ -8,7 +8,10 @@ from checkpoint_lists import LISTS, names_of, numbered
 
 from fastseg import load_weights, models
 from fastseg.checkpoints import CheckpointError
+from fastseg.checkpoints.formats import plan_of
+from fastseg.checkpoints.plan import Contents, Request
 from fastseg.checkpoints.rebuild import describe, rebuild
+from fastseg.checkpoints.wkentaro import MD5
 
 VARIANTS = {
     "kazuto_deeplabv2_resnet101_msc_182": "v2",
@@ -290,6 +293,23 @@ def test_what_a_file_says_of_itself_decides_between_variants(tmp_path):
     content = {"arch": "FCN8sAtOnce", "epoch": 3, "model_state_dict": tensors}
     torch.save(content, tmp_path / "model_best.pth.tar")
     assert load_weights(None, tmp_path / "model_best.pth.tar").at_once
+
+
+def test_a_published_file_is_known_by_its_sum():
+    tensors = numbered(names_of("wkentaro_fcn8s")["keys"])
+    for digest, system in MD5.items():
+        plan = plan_of(Contents(tensors, {}, "pth", digest), Request(None, None), "")
+        with torch.device("meta"):
+            assert plan.build().system == system
+
+
+def test_what_is_not_trained_stays_so(loaded):
+    fcn, _ = loaded("wkentaro_fcn16s")
+    frozen = {name for name, value in fcn.named_parameters() if not value.requires_grad}
+    assert frozen == {"upscore2.weight", "upscore16.weight"}
+    deeplab, _ = loaded("kazuto_deeplabv2_resnet101_msc_21")
+    assert not deeplab.network.backbone.layer1[0].conv1.norm.weight.requires_grad
+    assert deeplab.network.aspp.branches[0].weight.requires_grad
 
 
 def test_the_model_decides_between_variants(checkpoint):
