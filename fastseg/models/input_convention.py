@@ -166,6 +166,25 @@ class InputConvention:
             return pixels.expand(3, -1, -1)
         return pixels.flip(0) if self.channels == "bgr" else pixels
 
+    def unscaled(self, input: Tensor) -> Tensor:
+        """The network's input in units of 0-255, still less the mean and in its own order.
+
+        A CRF compares differences of pixels, for which that is enough; the published CRF-RNNs
+        take such an image too.
+
+        Args:
+            input: ``(B, C, H, W)`` or ``(C, H, W)`` in this convention, floating.
+
+        Raises:
+            ValueError: another number of channels.
+        """
+        if input.dim() < 3 or input.shape[-3] != self.num_channels:
+            raise ValueError(
+                f"InputConvention: input must have {self.num_channels} channels for "
+                f"channels={self.channels!r}, got shape {tuple(input.shape)}"
+            )
+        return input * (input.new_tensor(self.std)[:, None, None] * (255 / self.max_value))
+
     def to_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults, for JSON."""
         return {

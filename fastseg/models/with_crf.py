@@ -52,18 +52,22 @@ class WithCRF(Recorded):
         """Those of the network, before upsampling and CRF."""
         return self.network.scores(input)
 
-    def forward(self, input: Tensor, image: Tensor) -> Any:
+    def forward(self, input: Tensor, image: Tensor | None = None) -> Any:
         """Refined logits.
 
         Args:
             input: ``(B, C, H, W)`` in the network's convention.
-            image: ``(B, 3, H, W)``, the same pixels in 0-255, any integer or floating dtype.
+            image: ``(B, 3, H, W)``, the same pixels in 0-255, any integer or floating dtype; None
+                for ``input`` itself in these units, see :meth:`InputConvention.unscaled`: its
+                pixels differ by as much.
 
         Returns:
             ``(B, K, H, W)``, at least float32; :class:`TrainingOutput` with the network's own
             ``aux`` where it returns that.
         """
         output = self.network(input)
+        if image is None:
+            image = self.input_convention.unscaled(input)
         if isinstance(output, TrainingOutput):
             return TrainingOutput(refined_logits(self.crf, output.logits, image), output.aux)
         return refined_logits(self.crf, output, image)
