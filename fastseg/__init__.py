@@ -8,8 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastseg import backbones, crf, models, nn, ops, pydensecrf, reference
+    from fastseg import backbones, checkpoints, crf, models, nn, ops, pydensecrf, reference
     from fastseg._info import build_info
+    from fastseg.checkpoints import load_weights, save_weights
     from fastseg.crf import BilateralKernel, DenseCRF, FeatureKernel, GaussianKernel
     from fastseg.inference import compile_for_inference, undo_compile_for_inference
     from fastseg.ops.aspp import aspp
@@ -35,9 +36,11 @@ __all__ = [
     "backbones",
     "bilinear_upsample",
     "build_info",
+    "checkpoints",
     "compile_for_inference",
     "crf",
     "dilated_conv2d",
+    "load_weights",
     "mean_field",
     "models",
     "nn",
@@ -46,13 +49,14 @@ __all__ = [
     "permutohedral_lattice",
     "pydensecrf",
     "reference",
+    "save_weights",
     "undo_compile_for_inference",
     "upsample_argmax",
     "upsample_cross_entropy",
     "upsample_softmax",
 ]
 
-_SUBMODULES = {"backbones", "crf", "models", "nn", "ops", "pydensecrf", "reference"}
+_SUBMODULES = {"backbones", "checkpoints", "crf", "models", "nn", "ops", "pydensecrf", "reference"}
 
 _HOME = {
     "BilateralKernel": "fastseg.crf",
@@ -64,9 +68,11 @@ _HOME = {
     "build_info": "fastseg._info",
     "compile_for_inference": "fastseg.inference",
     "dilated_conv2d": "fastseg.ops",
+    "load_weights": "fastseg.checkpoints",
     "mean_field": "fastseg.ops",
     "permutohedral_filter": "fastseg.ops",
     "permutohedral_lattice": "fastseg.ops",
+    "save_weights": "fastseg.checkpoints",
     "undo_compile_for_inference": "fastseg.inference",
     "upsample_argmax": "fastseg.ops",
     "upsample_cross_entropy": "fastseg.ops",

@@ -3,11 +3,12 @@
 from torch import Tensor, nn
 
 from fastseg.nn import DilatedConv2d
+from fastseg.nn.recipe import Recorded
 
 CONVENTIONS = ("torchvision", "caffe")
 
 
-class AlexNet(nn.Module):
+class AlexNet(Recorded):
     """The convolutional layers ``conv1`` to ``conv5`` and the three pools.
 
     Args:

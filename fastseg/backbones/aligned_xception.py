@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastseg.backbones.geometry import check_output_stride, set_geometry
 from fastseg.nn import ConvNormReLU, SeparableConvNormReLU
+from fastseg.nn.recipe import Recorded
 
 
 class AlignedBlock(nn.Module):
@@ -40,7 +41,7 @@ class AlignedBlock(nn.Module):
         return output + (input if self.shortcut is None else self.shortcut(input))
 
 
-class AlignedXception(nn.Module):
+class AlignedXception(Recorded):
     """The modified aligned Xception of DeepLab v3+ (its fig. 4).
 
     Sixteen blocks in the middle flow, strided separable convolutions in place of max pooling,

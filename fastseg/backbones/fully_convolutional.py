@@ -7,9 +7,10 @@ from torch.nn import functional
 from fastseg.backbones.alexnet import AlexNet
 from fastseg.backbones.vgg import VGG16
 from fastseg.nn import DilatedConv2d
+from fastseg.nn.recipe import Recorded
 
 
-class Classifier(nn.Module):
+class Classifier(Recorded):
     """VGG-16 or AlexNet with its fully connected layers ``fc6``, ``fc7`` and ``fc8``.
 
     Args:

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from fastseg.backbones.geometry import check_output_stride, set_geometry
 from fastseg.nn import ConvNormReLU
+from fastseg.nn.recipe import Recorded
 
 GROUPS = (  # expansion, channels, blocks, stride: table 2 of the paper
     (1, 16, 1, 1),
@@ -19,7 +20,7 @@ GROUPS = (  # expansion, channels, blocks, stride: table 2 of the paper
 )
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Recorded):
     """The stem and the seventeen inverted residual blocks, without the last 1x1 convolution.
 
     Args:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastseg.backbones.geometry import check_output_stride, set_geometry
 from fastseg.nn import ConvNormReLU
+from fastseg.nn.recipe import Recorded
 
 DEPTHS = {  # blocks a layer
     18: (2, 2, 2, 2),
@@ -95,7 +96,7 @@ def shortcut(
     return conv(in_channels, out_channels, kernel_size=1, activation=None)
 
 
-class ResNet(nn.Module):
+class ResNet(Recorded):
     """ResNet-18, 34, 50, 101 or 152 without its classifier.
 
     Args:

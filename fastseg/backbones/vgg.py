@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fastseg.nn import ConvNormReLU, DilatedConv2d
+from fastseg.nn.recipe import Recorded
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-class VGG16(nn.Module):
+class VGG16(Recorded):
     """The convolutional layers ``conv1_1`` to ``conv5_3`` and the pooling after each stage.
 
     As published: 3x3 convolutions with ReLU and 2x2 max pooling of stride 2. The arguments with one

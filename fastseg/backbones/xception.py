@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from fastseg.backbones.geometry import check_output_stride, set_geometry
 from fastseg.nn import ConvNormReLU, DilatedConv2d, SeparableConvNormReLU
+from fastseg.nn.recipe import Recorded
 
 
 class XceptionBlock(nn.Module):
@@ -44,7 +45,7 @@ class XceptionBlock(nn.Module):
         return output + (input if self.shortcut is None else self.shortcut(input))
 
 
-class Xception(nn.Module):
+class Xception(Recorded):
     """Xception as published, to its last convolution before batch norm.
 
     Args:

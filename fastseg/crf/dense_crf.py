@@ -27,6 +27,7 @@ from fastseg.crf.kernels import (
     warn_of_unit_range,
 )
 from fastseg.crf.presets import PRESETS
+from fastseg.nn.recipe import Recorded
 from fastseg.ops import mean_field
 from fastseg.ops.mean_field import check_features_gradient
 from fastseg.reference.mean_field import mean_field_exact
@@ -40,7 +41,7 @@ RANGE_SLACK = 1e-3
 SUM_SLACK = 1e-2
 
 
-class DenseCRF(nn.Module):
+class DenseCRF(Recorded):
     """Mean-field inference in a fully connected CRF with Gaussian kernels.
 
     Algorithm 1 of Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with

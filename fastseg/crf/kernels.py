@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from fastseg._arguments import check_normalization, check_tensor, dtype_name, has_values
+from fastseg.nn.recipe import Recorded
 
 Values = float | Sequence[float] | Sequence[Sequence[float]] | Tensor
 
 
-class PairwiseKernel(nn.Module):
+class PairwiseKernel(Recorded):
     """A kernel's weight and normalisation; a subclass says which features it compares.
 
     Subclasses write ``forward(unary, image, features)`` and return ``(B, D, *spatial)`` features

@@ -9,14 +9,18 @@ from fastseg.models.deeplab_v3plus import DeepLabV3Plus
 from fastseg.models.fcn import FCN8s, FCN16s, FCN32s
 from fastseg.models.fcn_alexnet import FCNAlexNet
 from fastseg.models.fcn_resnet import FCNResNet
+from fastseg.models.input_convention import InputConvention
 from fastseg.models.multi_scale import MultiScale
 from fastseg.models.network import Network, TrainingOutput
 from fastseg.models.overlap_tile import Tile, overlap_tile, tiles
+from fastseg.models.system import System
+from fastseg.models.systems import SYSTEMS, build, list_systems
 from fastseg.models.unet import UNet
 from fastseg.models.with_crf import CRFRNN, WithCRF
 
 __all__ = [
     "CRFRNN",
+    "SYSTEMS",
     "DeconvNet",
     "DeepLabV1",
     "DeepLabV2ResNet",
@@ -28,14 +32,18 @@ __all__ = [
     "FCN32s",
     "FCNAlexNet",
     "FCNResNet",
+    "InputConvention",
     "MultiScale",
     "Network",
+    "System",
     "Tile",
     "TrainingOutput",
     "UNet",
     "WithCRF",
     "aggregate_proposals",
     "border_weight_map",
+    "build",
+    "list_systems",
     "overlap_tile",
     "tiles",
 ]

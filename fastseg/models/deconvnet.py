@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastseg.backbones.vgg import VGG16
+from fastseg.models.input_convention import VGG
 from fastseg.models.network import Network, without_variance
 from fastseg.nn import ConvNormReLU, DilatedConv2d, MaxUnpool2d, TransposedConv2d
 from fastseg.ops import bilinear_upsample
@@ -30,6 +31,8 @@ class DeconvNet(Network):
         num_classes: K.
         in_channels: channels of the image.
     """
+
+    input_convention = VGG
 
     def __init__(self, num_classes: int = 21, *, in_channels: int = 3) -> None:
         super().__init__()

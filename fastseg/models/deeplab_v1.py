@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastseg.backbones.vgg import VGG16
+from fastseg.models.input_convention import DEEPLAB
 from fastseg.models.network import Network, gaussian_
 from fastseg.nn import DilatedConv2d
 
@@ -65,6 +66,7 @@ class DeepLabV1(Network):
         align_corners: as Caffe's Interp, see :class:`Network`.
     """
 
+    input_convention = DEEPLAB
     crf_preset = "deeplab-largefov"
 
     def __init__(

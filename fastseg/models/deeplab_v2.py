@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from fastseg.backbones.resnet import ResNet
 from fastseg.models.deeplab_v1 import dilated_vgg16
+from fastseg.models.input_convention import DEEPLAB
 from fastseg.models.network import Network, freeze_norms, gaussian_
 from fastseg.nn import ASPP, DilatedConv2d
 
@@ -25,6 +26,7 @@ class DeepLabV2VGG16(Network):
         align_corners: as Caffe's Interp, see :class:`Network`.
     """
 
+    input_convention = DEEPLAB
     crf_preset = "deeplab-vgg"
 
     def __init__(
@@ -83,6 +85,7 @@ class DeepLabV2ResNet(Network):
         align_corners: as Caffe's Interp, see :class:`Network`.
     """
 
+    input_convention = DEEPLAB
     crf_preset = "deeplab-resnet"
 
     def __init__(

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from fastseg.backbones.vgg import VGG16
+from fastseg.models.input_convention import FCN as FCN_PIXELS
 from fastseg.models.network import Network
 from fastseg.nn import DilatedConv2d, TransposedConv2d
 
@@ -20,6 +21,8 @@ class FCN(Network):
         learn_upsampling: whether the deconvolutions before the last are trained, as the paper
             says; the released networks keep all of them at bilinear interpolation.
     """
+
+    input_convention = FCN_PIXELS
 
     def __init__(
         self, num_classes: int = 21, *, in_channels: int = 3, learn_upsampling: bool = False

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from fastseg.backbones.alexnet import AlexNet
 from fastseg.models.fcn import crop, score_layer
+from fastseg.models.input_convention import FCN
 from fastseg.models.network import Network
 from fastseg.nn import DilatedConv2d, TransposedConv2d
 
@@ -15,6 +16,8 @@ class FCNAlexNet(Network):
         num_classes: K.
         in_channels: channels of the image.
     """
+
+    input_convention = FCN
 
     def __init__(self, num_classes: int = 21, *, in_channels: int = 3) -> None:
         super().__init__()

@@ -22,16 +22,25 @@ class MultiScale(Network):
             copies of floor((n - 1) s) + 1 pixels, as in Caffe, false floor(n s).
         scales: of the copies.
         fuse_logits: fuse the network's logits at the size of the image, not its scores.
+        add_one: with ``align_corners``, copies of floor(n s) + 1 pixels, as one port of the
+            release has; one more than above where n s is whole.
     """
 
     def __init__(
-        self, network: Network, *, scales: Sequence[float] = (0.5, 0.75), fuse_logits: bool = False
+        self,
+        network: Network,
+        *,
+        scales: Sequence[float] = (0.5, 0.75),
+        fuse_logits: bool = False,
+        add_one: bool = False,
     ) -> None:
         super().__init__()
         if not scales or min(scales) <= 0:
             raise ValueError(f"MultiScale: scales must be positive, got {tuple(scales)}")
         self.network, self.scales, self.fuse_logits = network, tuple(scales), fuse_logits
+        self.add_one = add_one
         self.num_classes, self.align_corners = network.num_classes, network.align_corners
+        self.crf_preset, self.input_convention = network.crf_preset, network.input_convention
 
     @property
     def min_size(self) -> int:
@@ -65,6 +74,7 @@ class MultiScale(Network):
 
     def _shrunk(self, input: Tensor, scale: float) -> Tensor:
         if self.align_corners:
-            height, width = (int((side - 1) * scale) + 1 for side in input.shape[2:])
+            less = 0 if self.add_one else 1
+            height, width = (int((side - less) * scale) + 1 for side in input.shape[2:])
             return bilinear_upsample(input, (height, width), align_corners=True)
         return bilinear_upsample(input, scale=scale)

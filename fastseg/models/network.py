@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastseg.models.input_convention import IMAGENET, InputConvention
 from fastseg.nn import ConvNormReLU
+from fastseg.nn.recipe import Recorded
 from fastseg.ops import bilinear_upsample
 
 
@@ -18,7 +20,7 @@ class TrainingOutput(NamedTuple):
     """The maps of the other losses; the system says which, and of what size."""
 
 
-class Network(nn.Module):
+class Network(Recorded):
     """A segmentation network: :meth:`scores`, then bilinear upsampling to the image's size.
 
     Attributes:
@@ -26,11 +28,15 @@ class Network(nn.Module):
         align_corners: which bilinear interpolation: true for Caffe's and TensorFlow's, whose
             corner samples coincide; false for PyTorch's usual one.
         crf_preset: the CRF published with it, a name of :data:`fastseg.crf.PRESETS`, or None.
+        input_convention: the pixels it takes. A loaded checkpoint brings its own; change it where
+            you train on others.
+        system: the name in :data:`fastseg.models.SYSTEMS` that it was built by, or None.
     """
 
     num_classes: int
     align_corners: bool = False
     crf_preset: str | None = None
+    input_convention: InputConvention = IMAGENET
 
     @property
     def min_size(self) -> int:

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastseg.models.input_convention import UNIT_GREY, UNIT_RGB
 from fastseg.models.network import Network
 from fastseg.models.unet_blocks import DoubleConv, UpLevel
 from fastseg.nn import DilatedConv2d, TransposedConv2d
@@ -53,6 +54,7 @@ class UNet(Network):
         if depth < 1 or width < 1:
             raise ValueError(f"UNet: depth and width must be positive, got {depth} and {width}")
         self.num_classes, self.depth, self.padding = num_classes, depth, padding
+        self.input_convention = UNIT_GREY if in_channels == 1 else UNIT_RGB
         widths = [width << level for level in range(depth + 1)]
         if up == "bilinear":
             widths[-1] //= 2

@@ -3,15 +3,17 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastseg.crf.dense_crf import DenseCRF, embed, unary_energy
 from fastseg.models.fcn import FCN8s
+from fastseg.models.input_convention import InputConvention
 from fastseg.models.network import Network, TrainingOutput
+from fastseg.nn.recipe import Recorded
 from fastseg.ops import mean_field, permutohedral_filter
 
 
-class WithCRF(nn.Module):
+class WithCRF(Recorded):
     """A network, and a dense CRF on its logits at the size of the image.
 
     The CRF's message is added to the logits in every iteration, and what the last iteration gives
@@ -37,22 +39,35 @@ class WithCRF(nn.Module):
         self.network, self.crf = network, crf
         self.num_classes = network.num_classes
 
+    @property
+    def input_convention(self) -> InputConvention:
+        """That of the network, see :class:`Network`."""
+        return self.network.input_convention
+
+    @input_convention.setter
+    def input_convention(self, convention: InputConvention) -> None:
+        self.network.input_convention = convention
+
     def scores(self, input: Tensor) -> Tensor:
         """Those of the network, before upsampling and CRF."""
         return self.network.scores(input)
 
-    def forward(self, input: Tensor, image: Tensor) -> Any:
+    def forward(self, input: Tensor, image: Tensor | None = None) -> Any:
         """Refined logits.
 
         Args:
             input: ``(B, C, H, W)`` in the network's convention.
-            image: ``(B, 3, H, W)``, the same pixels in 0-255, any integer or floating dtype.
+            image: ``(B, 3, H, W)``, the same pixels in 0-255, any integer or floating dtype; None
+                for ``input`` itself in these units, see :meth:`InputConvention.unscaled`: its
+                pixels differ by as much.
 
         Returns:
             ``(B, K, H, W)``, at least float32; :class:`TrainingOutput` with the network's own
             ``aux`` where it returns that.
         """
         output = self.network(input)
+        if image is None:
+            image = self.input_convention.unscaled(input)
         if isinstance(output, TrainingOutput):
             return TrainingOutput(refined_logits(self.crf, output.logits, image), output.aux)
         return refined_logits(self.crf, output, image)

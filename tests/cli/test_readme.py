@@ -13,7 +13,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_python_runs_as_printed(number, monkeypatch):
+def test_python_runs_as_printed(number, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # for the files that a block writes
     # A block that installs the drop-in changes what `import pydensecrf` means: take that back.
     for name in [name for name in sys.modules if name.partition(".")[0] == "pydensecrf"]:
         monkeypatch.delitem(sys.modules, name)

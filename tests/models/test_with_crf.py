@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from fastseg.crf import BilateralKernel, DenseCRF, GaussianKernel
 from fastseg.models import CRFRNN, DeepLabV1, DeepLabV2ResNet, DeepLabV2VGG16, FCN8s, WithCRF
+from fastseg.models.input_convention import FCN, IMAGENET
 from fastseg.models.network import Network, TrainingOutput
 from fastseg.models.with_crf import refined_logits
 from fastseg.nn import DilatedConv2d
@@ -150,3 +151,27 @@ def test_rejects_a_network_without_published_crf():
     with pytest.raises(ValueError, match=r"^WithCRF: crf must be given for Scores, which was"):
         WithCRF(Scores())
     assert isinstance(WithCRF(Scores(), DenseCRF.preset("default")), nn.Module)
+
+
+@pytest.mark.parametrize("convention", [FCN, IMAGENET], ids=["bgr", "rgb"])
+def test_the_image_comes_from_the_input_where_none_is_given(convention, image):
+    """Exactly computed, the CRF depends on differences alone; the lattice also on where it lies."""
+    crf = DenseCRF([BilateralKernel(20.0, 13.0, 4.0)], exact=True)
+    model = WithCRF(Scores(), crf).eval()
+    model.input_convention = convention
+    input = torch.stack([convention.normalise(pixels.permute(1, 2, 0)) for pixels in image])
+    torch.testing.assert_close(model(input), model(input, image), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(model(input), model(input, image.flip(3)), rtol=1e-3, atol=1e-3)
+
+
+def test_an_image_of_zero_mean_is_taken_as_it_is(image):
+    """As the published CRF-RNNs do: their input is in units of 0-255 already."""
+    model = WithCRF(Scores(), DenseCRF([BilateralKernel(20.0, 13.0, 4.0)])).eval()
+    model.input_convention = FCN
+    input = torch.randn(2, 3, 17, 20) * 50
+    assert torch.equal(model(input), model(input, input))
+
+
+def test_an_input_of_other_channels_needs_its_image():
+    with pytest.raises(ValueError, match="input must have 3 channels for channels='rgb', got"):
+        IMAGENET.unscaled(torch.zeros(1, 4, 5, 5))

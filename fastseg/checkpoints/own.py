@@ -1,0 +1,54 @@
+"""Files that fastseg wrote."""
+
+import json
+from collections.abc import Iterable
+
+from fastseg.backbones import VGG16
+from fastseg.checkpoints.errors import CheckpointError
+from fastseg.checkpoints.plan import Contents, Format, Plan, Request
+from fastseg.checkpoints.rebuild import describe, rebuild
+from fastseg.nn.recipe import Recorded
+
+KEY = "fastseg"
+"""Of the entry of a safetensors file's metadata that describes the model, in JSON."""
+
+
+def matches(contents: Contents) -> bool:
+    return contents.kind == "safetensors" and KEY in contents.metadata
+
+
+def plan(contents: Contents, request: Request) -> Plan:
+    try:
+        description = json.loads(contents.metadata[KEY])
+    except ValueError as error:
+        raise CheckpointError(
+            f"load_weights: the file's description of its model must be JSON, got {error}"
+        ) from error
+    if not isinstance(description, dict):
+        raise CheckpointError(
+            "load_weights: the file's description of its model must be an object, "
+            f"got {type(description).__name__}"
+        )
+    return Plan("fastseg", lambda: rebuild(description), contents.tensors, keep_dtype=True)
+
+
+def is_state_of(contents: Contents, model: Recorded | None) -> bool:
+    """Whether a file without a description has the names of ``model``, as ``torch.save`` writes.
+
+    Those of a :class:`VGG16` are Caffe's too.
+    """
+    if model is None or isinstance(model, VGG16) or matches(contents):
+        return False
+    return counted(contents.tensors) == counted(model.state_dict())
+
+
+def counted(names: Iterable[str]) -> set[str]:
+    return {name for name in names if not name.endswith("num_batches_tracked")}
+
+
+def state_plan(contents: Contents, model: Recorded) -> Plan:
+    description = describe(model)
+    return Plan("fastseg", lambda: rebuild(description), contents.tensors)
+
+
+FORMATS = (Format("fastseg", matches, plan),)

@@ -1,0 +1,108 @@
+"""Descriptions of models, in JSON: written beside their weights, and built from again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from fastseg import backbones, crf, models
+from fastseg.checkpoints.errors import CheckpointError
+from fastseg.models.input_convention import InputConvention
+from fastseg.nn.recipe import Recorded, recipe_of
+
+CLASSES: Mapping[str, type[Recorded]] = {
+    kind.__name__: kind
+    for kind in (
+        models.CRFRNN,
+        models.DeconvNet,
+        models.DeepLabV1,
+        models.DeepLabV2ResNet,
+        models.DeepLabV2VGG16,
+        models.DeepLabV3,
+        models.DeepLabV3Plus,
+        models.FCN8s,
+        models.FCN16s,
+        models.FCN32s,
+        models.FCNAlexNet,
+        models.FCNResNet,
+        models.MultiScale,
+        models.UNet,
+        models.WithCRF,
+        backbones.AlexNet,
+        backbones.AlignedXception,
+        backbones.Classifier,
+        backbones.MobileNetV2,
+        backbones.ResNet,
+        backbones.VGG16,
+        backbones.Xception,
+        crf.BilateralKernel,
+        crf.DenseCRF,
+        crf.FeatureKernel,
+        crf.GaussianKernel,
+    )
+}
+"""What a description may name: nothing else is ever built from a file."""
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """Class, arguments, system and input convention of a model.
+
+    Raises:
+        TypeError: a class that is not in :data:`CLASSES`, or arguments that JSON does not hold.
+    """
+    if CLASSES.get(type(model).__name__) is not type(model):
+        raise TypeError(
+            "save_weights: model must be a network or backbone of fastseg, "
+            f"got {type(model).__name__}"
+        )
+    description: dict[str, Any] = {"version": 1, "model": recipe_of(model)}
+    convention = getattr(model, "input_convention", None)
+    if convention is not None:
+        description["input_convention"] = convention.to_dict()
+    if getattr(model, "system", None) is not None:
+        description["system"] = model.system
+    return description
+
+
+def rebuild(description: Mapping[str, Any]) -> Recorded:
+    """The model of a description, in evaluation mode.
+
+    Raises:
+        CheckpointError: the description cannot be followed.
+    """
+    try:
+        if description["version"] != 1:
+            raise CheckpointError(
+                f"load_weights: version of the file must be 1, got {description['version']!r}; "
+                "a newer fastseg reads it"
+            )
+        model = _built(description["model"])
+        if "input_convention" in description:
+            model.input_convention = InputConvention.from_dict(description["input_convention"])
+        system = description.get("system")
+        if system is not None:
+            model.system = str(system)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"load_weights: the file's description of its model cannot be followed: {error}"
+        ) from error
+    model.eval()
+    return model
+
+
+def _built(recipe: Mapping[str, Any]) -> Recorded:
+    name, arguments = recipe["class"], dict(recipe["arguments"])
+    if name not in CLASSES:
+        raise CheckpointError(
+            f"load_weights: the class of the model must be one of {', '.join(CLASSES)}, "
+            f"got {name!r}"
+        )
+    return CLASSES[name](**{key: _argument(value) for key, value in arguments.items()})
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _built(value)
+    return tuple(map(_argument, value)) if isinstance(value, list) else value
