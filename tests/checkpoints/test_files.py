@@ -17,6 +17,7 @@ import fastseg
 from fastseg import load_weights, models, save_weights
 from fastseg.backbones import VGG16, AlexNet, Classifier, ResNet
 from fastseg.checkpoints import CheckpointError
+from fastseg.checkpoints.files import read
 from fastseg.checkpoints.formats import plan_of
 from fastseg.checkpoints.plan import Contents, Request
 from fastseg.checkpoints.torchvision import FROM_CAFFE_MD5
@@ -60,7 +61,7 @@ def test_round_trip(unet, tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("make", [lambda: ResNet(18, convention="caffe"), AlexNet, VGG16])
+@pytest.mark.parametrize("make", [lambda: ResNet(18, convention="caffe"), AlexNet])
 def test_backbones_round_trip(make, tmp_path):
     model = make()
     model.input_convention = VGG
@@ -240,41 +241,52 @@ def test_settings_beside_a_file_of_smp(tmp_path):
 
 
 KERAS = {
-    "nested": "block{}_conv{}/block{}_conv{}/{}:0",
-    "numbered": "block{}/layers/conv2d{}/vars/{}",
+    "nested": "block{0}_conv{1}/block{0}_conv{1}/{2}:0",
+    "numbered": "block{0}/layers/conv2d{3}/vars/{4}",
 }
 
 
 @pytest.mark.parametrize("form", KERAS)
-def test_hdf5_of_keras(form, tmp_path):
-    expected = VGG16().state_dict()
-    with h5py.File(tmp_path / "vgg.h5", "w") as file:
-        for name, tensor in expected.items():
-            layer, word = name.split(".")
-            stage, index = layer.removeprefix("conv").split("_")
-            array = tensor.permute(2, 3, 1, 0).numpy() if tensor.dim() == 4 else tensor.numpy()
-            if form == "nested":
-                kind = "kernel" if word == "weight" else "bias"
-                key = KERAS[form].format(stage, index, stage, index, kind)
-            else:
-                place = f"_{int(index) - 1}" if index != "1" else ""
-                key = KERAS[form].format(stage, place, "01"[word == "bias"])
-            file[key] = array
-        file["fuse/vars/0"] = np.zeros((1, 1, 5, 1), np.float32)
-    model = load_weights(None, tmp_path / "vgg.h5")
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, expected[name])
-    assert model.input_convention.channels == "bgr"
-    assert model.load_report.dropped == ("fuse/vars/0",)
+def test_names_of_keras(form, checkpoint):
+    _, theirs = checkpoint("torchvision_vgg16")
+    kept = iter([tensor for name, tensor in theirs.items() if name.startswith("features.")])
+    tensors, expected = {"fuse/vars/0": torch.ones(1)}, {}
+    for stage, count in enumerate((2, 2, 3, 3, 3), 1):
+        for index in range(1, count + 1):
+            for word, kind in (("weight", "kernel"), ("bias", "bias")):
+                value = expected[f"conv{stage}_{index}.{word}"] = next(kept)
+                number = f"_{index - 1}" if index > 1 else ""
+                name = KERAS[form].format(stage, index, kind, number, int(word == "bias"))
+                tensors[name] = value.permute(2, 3, 1, 0) if value.dim() == 4 else value
+    plan = plan_of(Contents(tensors, {}, "h5"), Request(None, None), "")
+    assert plan.tensors.keys() == expected.keys()
+    for name, value in expected.items():
+        assert plan.tensors[name].shape == value.shape
+        assert plan.tensors[name].flatten()[0] == value.flatten()[0]
+    assert plan.input_convention.channels == "bgr"
+    assert plan.dropped == ["fuse/vars/0"]
 
 
-def test_vgg_by_names_of_caffe_in_npz(tmp_path):
-    expected = VGG16().state_dict()
-    arrays = {name: tensor.numpy() for name, tensor in expected.items()}
-    np.savez(tmp_path / "vgg.npz", **arrays, **{"fc8.bias": np.zeros(1000, np.float32)})
-    model = load_weights(None, tmp_path / "vgg.npz")
-    assert torch.equal(model.conv3_2.weight, expected["conv3_2.weight"])
-    assert model.input_convention == VGG
+def test_arrays_of_hdf5(tmp_path):
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        file["a/b"] = np.arange(6, dtype=np.float32).reshape(2, 3)
+        file["word"] = "no tensor"
+    contents = read(tmp_path / "file.h5")
+    assert contents.tensors.keys() == {"a/b"}
+    assert torch.equal(contents.tensors["a/b"], torch.arange(6.0).view(2, 3))
+
+
+def test_vgg_by_names_of_caffe(checkpoint):
+    _, theirs = checkpoint("torchvision_vgg16")
+    with torch.device("meta"):
+        state = VGG16().state_dict()
+    names = [n for n in state if n.endswith((".weight", ".bias"))]
+    kept = [tensor for name, tensor in theirs.items() if name.startswith("features.")]
+    tensors = dict(zip(names, kept, strict=True))
+    contents = Contents({**tensors, "fc8.bias": torch.ones(1000)}, {}, "npz")
+    plan = plan_of(contents, Request(None, None), "")
+    assert plan.tensors["conv3_2.weight"] is tensors["conv3_2.weight"]
+    assert (plan.input_convention, plan.dropped) == (VGG, ["fc8.bias"])
 
 
 def test_pixels_of_vgg_files(tmp_path, checkpoint):
@@ -380,6 +392,7 @@ class Bomb:
         return (Path.touch, (Path("exploded"),))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_pickle_that_would_run_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": torch.ones(1)}, "hook": Bomb()}, tmp_path / "evil.pth")
@@ -419,6 +432,7 @@ def test_files_cut_off(kind, tmp_path):
             load_weights(None, path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_files_that_are_something_else(tmp_path):
     path = tmp_path / "file"
     for content, message in (
