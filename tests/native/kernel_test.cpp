@@ -52,7 +52,7 @@ class Random {
 };
 
 struct Image {
-  static constexpr int64_t kHeight = 13, kWidth = 18, kPoints = kHeight * kWidth;
+  static constexpr int64_t kHeight = 13, kWidth = 24, kPoints = kHeight * kWidth;
   std::vector<float> positions, colours;  // features (2, N) and (5, N)
 
   Image() : positions(2 * kPoints), colours(5 * kPoints) {
