@@ -36,6 +36,10 @@ class Job(NamedTuple):
         wanted = (self.labels, self.overlay, self.probabilities)
         return [path for path in wanted if path is not None]
 
+    @property
+    def files(self) -> list[Path]:
+        return [self.photo, self.scores, *self.outputs]
+
 
 class Failure(NamedTuple):
     """A file that could not be refined, and why."""
