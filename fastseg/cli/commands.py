@@ -7,7 +7,11 @@ from typing import Annotated
 import typer
 
 from fastseg.cli.about import demo, info
-from fastseg.cli.refine import EPILOG, refine
+from fastseg.cli.refine import EPILOG as REFINE_EPILOG
+from fastseg.cli.refine import refine
+from fastseg.cli.segment import EPILOG as SEGMENT_EPILOG
+from fastseg.cli.segment import segment
+from fastseg.cli.systems import CONVERT_EPILOG, MODELS_EPILOG, convert, models
 
 app = typer.Typer(
     add_completion=False,
@@ -50,6 +54,9 @@ def _root(
     """
 
 
-app.command(epilog=EPILOG)(refine)
+app.command(epilog=SEGMENT_EPILOG)(segment)
+app.command(epilog=REFINE_EPILOG)(refine)
+app.command(epilog=MODELS_EPILOG)(models)
+app.command(epilog=CONVERT_EPILOG)(convert)
 app.command()(demo)
 app.command()(info)

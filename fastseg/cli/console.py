@@ -98,7 +98,7 @@ def progress_bar(console: "Console") -> "Progress":
 
 def run_all(
     items: Sequence[Item],
-    run: Callable[[Item, "Console"], object],
+    run: Callable[[Item, "Progress"], object],
     name: Callable[[Item], str],
     *,
     failures: Iterable["Failure"],
@@ -106,6 +106,8 @@ def run_all(
     verb: str,
 ) -> None:
     """``run`` on each of ``items`` behind a progress bar; what fails is listed at the end.
+
+    ``run`` is given the bar, to print above it or to add one of its own.
 
     Raises typer.Exit with status 1 if something failed.
     """
@@ -119,7 +121,7 @@ def run_all(
         for item in items:
             progress.update(task, description=name(item))
             try:
-                run(item, progress.console)
+                run(item, progress)
                 succeeded += 1
             except Exception as error:  # the other files can still be done
                 failed.append(Failure(name(item), reason(error)))

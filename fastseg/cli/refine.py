@@ -311,7 +311,7 @@ def _refine_folder(
     todo = [job for job in jobs if overwrite or not is_done(job)]
     run_all(
         todo,
-        lambda job, console: _run(job, settings, reading, overwrite, console),
+        lambda job, bar: _run(job, settings, reading, overwrite, bar.console),
         lambda job: job.photo.name,
         failures=failures,
         done_before=len(jobs) - len(todo),
