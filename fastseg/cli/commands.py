@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from fastseg.cli.about import demo, info
+from fastseg.cli.export import EPILOG as EXPORT_EPILOG
+from fastseg.cli.export import export
 from fastseg.cli.refine import EPILOG as REFINE_EPILOG
 from fastseg.cli.refine import refine
 from fastseg.cli.segment import EPILOG as SEGMENT_EPILOG
@@ -58,5 +60,6 @@ app.command(epilog=SEGMENT_EPILOG)(segment)
 app.command(epilog=REFINE_EPILOG)(refine)
 app.command(epilog=MODELS_EPILOG)(models)
 app.command(epilog=CONVERT_EPILOG)(convert)
+app.command(epilog=EXPORT_EPILOG)(export)
 app.command()(demo)
 app.command()(info)
