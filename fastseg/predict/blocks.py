@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-STEP = 32
+STEP = 32  # of the sides and the places of blocks: poolings keep their phase
 
 
 class Block(NamedTuple):

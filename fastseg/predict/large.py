@@ -1,5 +1,6 @@
 """Images larger than memory: TIFF in, TIFF out, block by block."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from fastseg.predict.segmenter import Segmenter
 from fastseg.predict.tiff import LabelFile, TiffImage, fingerprint, label_file_dtype
 
 LARGEST_BLOCK = 4096  # pixels of a side: more would neither be faster nor resume as closely
+BLOCK_SHARE = 0.75  # of the memory: hundreds of blocks leave gaps in the heap
 NUMBERS = 1024  # of each tensor that tell one model from another
 SUFFIXES = (".tif", ".tiff")
 
@@ -73,7 +75,9 @@ def segment_tiff(
 
 
 def block_side(segmenter: Segmenter, height: int, width: int) -> int:
-    planner, window = segmenter.planner, segmenter.tile or segmenter.planner.default_window
+    window = segmenter.tile or segmenter.planner.default_window
+    share = int(BLOCK_SHARE * segmenter.planner.budget)
+    planner = dataclasses.replace(segmenter.planner, budget=share)
     work = segmenter.work("labels")
     factor = segmenter.convention.scale
     side = planner.largest_block(
@@ -85,11 +89,12 @@ def block_side(segmenter: Segmenter, height: int, width: int) -> int:
         work,
     )
     if side is None:
+        given = segmenter.planner.budget + planner.weights
         least = 2 * segmenter.margin + 64
-        need = planner.weights + planner.need(least, least, factor, window, work)
+        need = planner.weights + planner.need(least, least, factor, window, work) / BLOCK_SHARE
         raise ValueError(
             f"segment_tiff: max_memory must be {show_bytes(need)} or more for blocks of {least} "
-            f"pixels, got {show_bytes(planner.budget + planner.weights)}; a smaller margin or "
+            f"pixels, got {show_bytes(given)}; a smaller margin or "
             "tile needs less"
         )
     return side

@@ -13,10 +13,10 @@ from fastseg.models.input_convention import InputConvention
 from fastseg.models.unet import UNet
 from fastseg.models.with_crf import WithCRF
 from fastseg.nn.receptive_field import without_values
+from fastseg.predict.blocks import STEP
 from fastseg.predict.forward import run_model, upsamples_bilinearly
 from fastseg.predict.memory import CONSTANT, FLOAT, SLACK, Footprint, crf_bytes, show_bytes
 
-STEP = 32  # of the sides and the places of windows and blocks: poolings keep their phase
 PAPER_TILE = 572  # of the valid U-Net
 PROPOSAL = 224  # side of what DeconvNet was made for
 IMAGE_COPIES = 4  # of three channels in single precision: read, resized, ordered, normalised
@@ -41,10 +41,6 @@ class Work(NamedTuple):
     views: int
     largest_scale: float
     has_crf: bool
-
-
-def is_valid_unet(model: nn.Module) -> bool:
-    return isinstance(model, UNet) and model.padding == "valid"
 
 
 @dataclass(frozen=True)

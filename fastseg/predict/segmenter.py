@@ -8,20 +8,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fastseg.crf.dense_crf import DenseCRF
 from fastseg.data.palette import label_image
 from fastseg.inference import compile_for_inference
 from fastseg.models.input_convention import InputConvention
-from fastseg.models.overlap_tile import mirrored, overlap_tile
+from fastseg.models.overlap_tile import overlap_tile
 from fastseg.models.with_crf import WithCRF
+from fastseg.predict.arguments import (
+    amp_dtype,
+    checked_convention,
+    checked_crf,
+    checked_model,
+    checked_scales,
+    checked_tiles,
+    device_of,
+)
 from fastseg.predict.blocks import Block, blocks
 from fastseg.predict.forward import Enlarged, label_dtype, run_model
 from fastseg.predict.memory import Weights, parse_bytes
+from fastseg.predict.padding import mean_colour, pad
 from fastseg.predict.photos import Photo, Photos, is_batch, read_photo, resize
 from fastseg.predict.plan import PAPER_TILE, Plan, Planner, Work, native
-from fastseg.predict.windows import BLENDS, Grid, Windows
+from fastseg.predict.windows import Grid, Windows
 
 OUTPUTS = ("labels", "probabilities", "scores", "palette")
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -320,97 +329,3 @@ class Segmenter:
     def _autocast(self) -> torch.autocast:
         dtype = self.amp or torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.amp is not None)
-
-
-def pad(image: Tensor, size: tuple[int, int], padding: str, colour: Tensor | None = None) -> Tensor:
-    """``(1, C, *size)``: zeros or ``colour`` at the bottom and the right, or mirrored borders."""
-    height, width = image.shape[2:]
-    rows, columns = size[0] - height, size[1] - width
-    if padding == "mirror":
-        for axis, length, more in ((2, height, rows), (3, width, columns)):
-            places = mirrored(-(more // 2), length + more, length)
-            image = image.index_select(axis, places.to(image.device))
-        return image
-    padded = functional.pad(image, (0, columns, 0, rows))
-    if colour is not None:
-        colour = colour.to(image)[None, :, None, None]
-        padded[:, :, height:] = colour
-        padded[:, :, :, width:] = colour
-    return padded
-
-
-def mean_colour(convention: InputConvention) -> Tensor:
-    """Red, green and blue in 0-255 of what is zero after normalisation."""
-    mean = torch.tensor(convention.mean) * (255 / convention.max_value)
-    if convention.channels == "bgr":
-        mean = mean.flip(0)
-    return mean.expand(3)
-
-
-def checked_model(model: object) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"Segmenter: model must be a torch.nn.Module, got {type(model).__name__}")
-    return model
-
-
-def checked_convention(model: nn.Module, given: InputConvention | None) -> InputConvention:
-    convention = getattr(model, "input_convention", None) if given is None else given
-    if not isinstance(convention, InputConvention):
-        raise TypeError(
-            "Segmenter: input_convention must be an InputConvention for a model without one, "
-            f"got {type(convention).__name__}"
-        )
-    return convention
-
-
-def checked_crf(model: nn.Module, crf: object) -> DenseCRF | None:
-    if isinstance(crf, str):
-        crf = DenseCRF.preset(crf)
-    if crf is not None and not isinstance(crf, DenseCRF):
-        raise TypeError(
-            f"Segmenter: crf must be a DenseCRF, the name of a preset or None, got {crf!r}"
-        )
-    if crf is not None and isinstance(model, WithCRF):
-        raise ValueError(
-            f"Segmenter: crf must be None for {type(model).__name__}, which ends in one, got one"
-        )
-    return crf
-
-
-def checked_scales(scales: Sequence[float]) -> tuple[float, ...]:
-    numbers = tuple(scales) if isinstance(scales, Sequence) else (scales,)
-    if not numbers or not all(
-        isinstance(number, int | float) and 0 < number < math.inf for number in numbers
-    ):
-        raise ValueError(f"Segmenter: scales must be positive numbers, got {scales!r}")
-    return tuple(float(number) for number in numbers)
-
-
-def checked_tiles(
-    tile: int | None, overlap: float | None, blend: str, margin: int
-) -> tuple[int | None, str, int]:
-    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
-        raise ValueError(f"Segmenter: tile must be a positive integer, got {tile!r}")
-    if overlap is not None and not 0 <= overlap < 1:
-        raise ValueError(f"Segmenter: overlap must lie in [0, 1), got {overlap!r}")
-    if blend not in BLENDS:
-        raise ValueError(f"Segmenter: blend must be one of {', '.join(BLENDS)}, got {blend!r}")
-    if not isinstance(margin, int) or margin < 0 or margin % 32:
-        raise ValueError(f"Segmenter: margin must be a multiple of 32, got {margin!r}")
-    return tile, blend, margin
-
-
-def device_of(model: nn.Module) -> torch.device:
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
-def amp_dtype(amp: bool | torch.dtype, device: torch.device) -> torch.dtype | None:
-    if isinstance(amp, torch.dtype):
-        if amp not in (torch.float16, torch.bfloat16):
-            raise ValueError(f"Segmenter: amp must be float16, bfloat16 or a flag, got {amp}")
-        return amp
-    if not amp:
-        return None
-    return torch.bfloat16 if device.type == "cpu" else torch.float16

@@ -34,7 +34,7 @@ def small(randomised):
     model = randomised(Pointwise())
     segmenter = Segmenter(model, margin=32)
     need = segmenter.planner.need(128, 128, 1.0, None, segmenter.work("labels"))
-    return Segmenter(model, margin=32, max_memory=segmenter.planner.weights + need)
+    return Segmenter(model, margin=32, max_memory=segmenter.planner.weights + 1.4 * need)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
