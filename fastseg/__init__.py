@@ -8,7 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastseg import backbones, checkpoints, crf, models, nn, ops, pydensecrf, reference
+    from fastseg import (
+        backbones,
+        checkpoints,
+        crf,
+        models,
+        nn,
+        ops,
+        predict,
+        pydensecrf,
+        reference,
+    )
     from fastseg._info import build_info
     from fastseg.checkpoints import load_weights, save_weights
     from fastseg.crf import BilateralKernel, DenseCRF, FeatureKernel, GaussianKernel
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
     from fastseg.ops.dilated_conv import dilated_conv2d
     from fastseg.ops.mean_field import mean_field
     from fastseg.ops.permutohedral import permutohedral_filter, permutohedral_lattice
+    from fastseg.predict import Segmenter
 
 __version__ = "0.1.0"
 
@@ -31,6 +42,7 @@ __all__ = [
     "DenseCRF",
     "FeatureKernel",
     "GaussianKernel",
+    "Segmenter",
     "__version__",
     "aspp",
     "backbones",
@@ -47,6 +59,7 @@ __all__ = [
     "ops",
     "permutohedral_filter",
     "permutohedral_lattice",
+    "predict",
     "pydensecrf",
     "reference",
     "save_weights",
@@ -56,13 +69,24 @@ __all__ = [
     "upsample_softmax",
 ]
 
-_SUBMODULES = {"backbones", "checkpoints", "crf", "models", "nn", "ops", "pydensecrf", "reference"}
+_SUBMODULES = {
+    "backbones",
+    "checkpoints",
+    "crf",
+    "models",
+    "nn",
+    "ops",
+    "predict",
+    "pydensecrf",
+    "reference",
+}
 
 _HOME = {
     "BilateralKernel": "fastseg.crf",
     "DenseCRF": "fastseg.crf",
     "FeatureKernel": "fastseg.crf",
     "GaussianKernel": "fastseg.crf",
+    "Segmenter": "fastseg.predict",
     "aspp": "fastseg.ops",
     "bilinear_upsample": "fastseg.ops",
     "build_info": "fastseg._info",

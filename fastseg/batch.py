@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,10 @@ class Job(NamedTuple):
     def outputs(self) -> list[Path]:
         wanted = (self.labels, self.overlay, self.probabilities)
         return [path for path in wanted if path is not None]
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.photo, self.scores, *self.outputs]
 
 
 class Failure(NamedTuple):
@@ -117,8 +121,8 @@ def plan_folder(
             raise DataError(f"{folder}: the output must not go to a folder of inputs")
     if overlay is not None and _absolute(overlay) == _absolute(out):
         raise DataError(f"labels and overlays must go to different folders, got {out} twice")
-    found_photos = _by_stem(photos, images.SUFFIXES)
-    found_scores = _by_stem(scores_folder, scores.SUFFIXES)
+    found_photos = by_stem(photos, images.SUFFIXES)
+    found_scores = by_stem(scores_folder, scores.SUFFIXES)
     for folder, found, suffixes in (
         (photos, found_photos, images.SUFFIXES),
         (scores_folder, found_scores, scores.SUFFIXES),
@@ -145,7 +149,14 @@ def plan_folder(
     return jobs, failures
 
 
-def is_done(job: Job) -> bool:
+class HasOutputs(Protocol):
+    """A job, as far as its results go."""
+
+    @property
+    def outputs(self) -> list[Path]: ...
+
+
+def is_done(job: HasOutputs) -> bool:
     """True if every wanted output exists. Outputs are written whole, so it is then complete."""
     return all(path.exists() for path in job.outputs)
 
@@ -212,15 +223,22 @@ def _read_fitting_scores(job: Job, size: Size, reading: Reading) -> Scores:
 def _write(job: Job, image: NDArray[Any], result: Refined, overwrite: bool) -> None:
     """The label map comes last: where it is, everything else is."""
     if job.probabilities is not None and (overwrite or not job.probabilities.exists()):
-        with whole_file(job.probabilities) as file:
-            if job.probabilities.suffix.lower() == ".npy":
-                np.save(file, result.probabilities)
-            else:
-                np.savez(file, probabilities=result.probabilities, labels=result.names)
+        write_probabilities(job.probabilities, result.probabilities, result.names)
     if job.overlay is not None and (overwrite or not job.overlay.exists()):
         write_picture(job.overlay, draw_overlay(image, result.labels))
     if overwrite or not job.labels.exists():
         write_labels(job.labels, result.labels)
+
+
+def write_probabilities(
+    path: Path, probabilities: NDArray[np.float32], names: NDArray[np.int64]
+) -> None:
+    """``(L, H, W)`` as .npy, or as .npz beside the labels that the planes stand for."""
+    with whole_file(path) as file:
+        if path.suffix.lower() == ".npy":
+            np.save(file, probabilities)
+        else:
+            np.savez(file, probabilities=probabilities, labels=names)
 
 
 def _named_after(photo: Path, out: Path, suffix: str) -> Path:
@@ -231,7 +249,8 @@ def _absolute(path: Path) -> Path:
     return path.resolve()
 
 
-def _by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, list[Path]]:
+def by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, list[Path]]:
+    """The files of ``folder`` that end so, hidden ones left out, by their names without suffix."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():

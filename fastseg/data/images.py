@@ -57,15 +57,26 @@ def read_image(path: Path, *, follow_exif: bool = True) -> NDArray[Any]:
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
             warn(f"{path}: holds {frames} frames; the first one is used")
-        stored = 1 if follow_exif else _orientation(picture, path)
-        picture.load()
-        turn = None
-        if follow_exif:
-            turn = TURNS.get(_orientation(picture, path))
-        elif stored != 1 and _orientation(picture, path) == 1:
-            # Pillow turns a TIFF as it loads it, and takes the orientation away.
-            turn = TURNS.get(TURNED_BACK.get(stored, stored))
-        return _to_rgb(picture if turn is None else picture.transpose(turn), path)
+        return picture_to_rgb(picture, path, follow_exif=follow_exif)
+
+
+def picture_to_rgb(
+    picture: Image.Image, name: Path | str = "image", *, follow_exif: bool = True
+) -> NDArray[Any]:
+    """A picture of Pillow's as :func:`read_image` returns it; ``name`` is for messages.
+
+    Raises:
+        DataError: not finite, without pixels, or in a colour space without a rule.
+    """
+    stored = 1 if follow_exif else _orientation(picture, name)
+    picture.load()
+    turn = None
+    if follow_exif:
+        turn = TURNS.get(_orientation(picture, name))
+    elif stored != 1 and _orientation(picture, name) == 1:
+        # Pillow turns a TIFF as it loads it, and takes the orientation away.
+        turn = TURNS.get(TURNED_BACK.get(stored, stored))
+    return _to_rgb(picture if turn is None else picture.transpose(turn), name)
 
 
 @contextlib.contextmanager
@@ -95,7 +106,7 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{path}: the image cannot be decoded: {error}") from error
 
 
-def _orientation(picture: Image.Image, path: Path) -> int:
+def _orientation(picture: Image.Image, path: Path | str) -> int:
     """The EXIF orientation, 1 (as stored) where there is none."""
     try:
         return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
@@ -117,7 +128,7 @@ def exif_turns_image(path: Path) -> bool:
         return _orientation(picture, path) in (5, 6, 7, 8)
 
 
-def _to_rgb(picture: Image.Image, path: Path) -> NDArray[Any]:
+def _to_rgb(picture: Image.Image, path: Path | str) -> NDArray[Any]:
     """One picture of any mode, decoded and upright."""
     if picture.width == 0 or picture.height == 0:
         raise DataError(f"image must have pixels, got {picture.width}x{picture.height}")
@@ -139,7 +150,7 @@ def _over_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, picture).convert("RGB")
 
 
-def _from_16_bit(values: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
+def _from_16_bit(values: NDArray[np.float32], path: Path | str) -> NDArray[np.float32]:
     if 0 < values.max() < DARK_16_BIT:
         warn(
             f"{path}: the largest of its 16-bit values is {values.max():.0f} of 65535, almost "
@@ -149,7 +160,7 @@ def _from_16_bit(values: NDArray[np.float32], path: Path) -> NDArray[np.float32]
     return scaled
 
 
-def _from_32_bit(picture: Image.Image, path: Path) -> NDArray[np.float32]:
+def _from_32_bit(picture: Image.Image, path: Path | str) -> NDArray[np.float32]:
     values = np.asarray(picture)
     if picture.format == "PNG" or (values.min() >= 0 and 255 < values.max() < 65536):
         return _from_16_bit(values.astype(np.float32), path)
@@ -176,13 +187,18 @@ def _grey(values: NDArray[Any]) -> NDArray[Any]:
 
 def _from_array(path: Path) -> NDArray[Any]:
     try:
-        return _array_to_rgb(read_array(path), path)
+        return array_to_rgb(read_array(path), path)
     except DataError as error:
         text = str(error)
         raise DataError(text if text.startswith(str(path)) else f"{path}: {text}") from error
 
 
-def _array_to_rgb(values: NDArray[Any], path: Path) -> NDArray[Any]:
+def array_to_rgb(values: NDArray[Any], path: Path | str = "image") -> NDArray[Any]:
+    """An array ``(H, W)`` or ``(H, W, 1, 3 or 4)`` as :func:`read_image` returns it.
+
+    Raises:
+        DataError: another shape or dtype, or values that are not finite.
+    """
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or values.shape[-1] not in (1, 3, 4) or values.size == 0:

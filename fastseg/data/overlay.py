@@ -32,7 +32,7 @@ def draw_overlay(
     colour of their remainder modulo 256.
     """
     photo = displayable(image).astype(np.float32)
-    colours = voc_palette()[labels % PALETTE_SIZE].astype(np.float32)
+    colours = voc_palette()[labels.astype(np.intp) % PALETTE_SIZE].astype(np.float32)
     strength = np.where(labels[..., None] == 0, 0.0, opacity).astype(np.float32)
     tinted = photo + strength * (colours - photo)
     tinted[_outlines(labels)] = 255

@@ -50,7 +50,8 @@ def dilated_vgg16(pool_kernel: int = 3, in_channels: int = 3) -> VGG16:
         pool_kernels=kernels,
         pool_strides=(2, 2, 2, 1, 1),
         pool_paddings=paddings,
-        ceil_mode=True,
+        # With a pixel of padding, pools of 2x2 have as many windows rounded up as down.
+        ceil_mode=pool_kernel == 3,
     )
 
 

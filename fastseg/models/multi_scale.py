@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastseg.models.network import Network, TrainingOutput
 from fastseg.ops import bilinear_upsample
+from fastseg.ops.bilinear_upsample import scaled
 
 
 class MultiScale(Network):
@@ -75,6 +76,6 @@ class MultiScale(Network):
     def _shrunk(self, input: Tensor, scale: float) -> Tensor:
         if self.align_corners:
             less = 0 if self.add_one else 1
-            height, width = (int((side - less) * scale) + 1 for side in input.shape[2:])
+            height, width = (scaled(side - less, scale) + 1 for side in input.shape[2:])
             return bilinear_upsample(input, (height, width), align_corners=True)
         return bilinear_upsample(input, scale=scale)

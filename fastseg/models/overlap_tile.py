@@ -39,7 +39,7 @@ def overlap_tile(
         ``(B, K, H, W)``.
 
     Raises:
-        ValueError: the tile is smaller than the network's smallest, or the image is empty.
+        ValueError: the tile's logits are shorter than 2^depth, or the image is empty.
     """
     result: Tensor | None = None
     for part in tiles(network, image.shape[2], image.shape[3], tile=tile):
@@ -72,7 +72,7 @@ def tiles(network: UNet, height: int, width: int, *, tile: int = 572) -> Iterato
 def axis(network: UNet, length: int, tile: int) -> Callable[[], Iterator[tuple[slice, Tensor]]]:
     """The spans of one axis: where the logits go, and the mirrored indices of what they need."""
     step, margin = 1 << network.depth, network.margin
-    smallest = network.valid_size(1)
+    smallest = network.valid_size(2 * margin + step)  # whose logits hold one step of the tiles
     if tile < smallest:
         raise ValueError(f"overlap_tile: tile must be at least {smallest} pixels, got {tile}")
     whole = network.valid_size(length + 2 * margin)

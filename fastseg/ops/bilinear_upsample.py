@@ -254,10 +254,18 @@ def placement(
         if input.dim() != 4:
             shape = tuple(input.shape)
             raise ValueError(f"{op}: {_score_name(op)} must have shape (B, C, H, W), got {shape}")
-        sizes = [int(n * s) for n, s in zip(input.shape[2:], scales, strict=True)]
+        sizes = [scaled(n, s) for n, s in zip(input.shape[2:], scales, strict=True)]
     else:
         sizes = size_pair(op, size)
     return sizes, align_corners, *(scales or (None, None))
+
+
+def scaled(length: int, scale: float) -> int:
+    """floor(length * scale), also of the symbols that stand for lengths in a traced graph."""
+    if isinstance(length, int):
+        return int(length * scale)
+    result: int = length * int(scale) if scale == int(scale) else torch.sym_int(length * scale)
+    return result
 
 
 def _score_name(op: str) -> str:

@@ -24,16 +24,25 @@ def test_python_runs_as_printed(number, monkeypatch, tmp_path):
     pydensecrf.uninstall()
 
 
+def options_of(text):
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+
+
+def help_of(command):
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    return options_of(result.output)
+
+
 def test_commands_and_options_exist():
-    text = " ".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
-    text += " ".join(re.findall(r"`(--[^`]*)`", README))
-    help_text = CliRunner().invoke(app, ["refine", "--help"], env={"COLUMNS": "200"}).output
-    options = set(re.findall(r"--[a-z-]+", text)) - {"--no-build-isolation", "--index-url"}
-    assert len(options) > 10
-    for option in options:
-        assert option in help_text
-    for command in re.findall(r"fastseg ([a-z]+)", text):
-        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    lines = re.findall(r"^fastseg ([a-z]+)([^#\n]*)", shell, re.MULTILINE)
+    assert {command for command, _ in lines} >= {"refine", "segment", "models", "export"}
+    for command, arguments in lines:
+        assert options_of(arguments) <= help_of(command)
+    prose = options_of(" ".join(re.findall(r"`(--[^`]*)`", README)))
+    assert len(prose) > 8
+    assert prose - {"--no-build-isolation"} <= help_of("refine") | help_of("segment")
 
 
 def test_defaults_in_the_table_are_the_defaults():

@@ -1,18 +1,23 @@
-"""The ``fastseg`` command. Every import that costs time waits for the command that needs it."""
+"""``fastseg refine``: scores of photographs, sharpened by the dense CRF."""
 
-import contextlib
 import dataclasses
 import enum
-import io
-import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fastseg._limits import MAX_THREADS
+from fastseg.cli.console import (
+    make_console,
+    names_file,
+    plain_errors,
+    run_all,
+    set_megapixel_limit,
+    set_threads,
+    spoken_warnings,
+    usage_error,
+)
 from fastseg.crf.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -20,17 +25,19 @@ if TYPE_CHECKING:
 
     from fastseg.batch import Failure, Job, Reading, Report
 
-FAILED = 1
-USAGE = 2
-INTERRUPTED = 130
+EPILOG = f"""
+**Examples**
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+- `fastseg refine cat.jpg cat.npy -o cat.png`
+- `fastseg refine cat.jpg cat.npz -o cat.png --preset deeplab-resnet --overlay cat-overlay.png`
+- `fastseg refine cat.jpg drawn.png -o cat.png --confidence 0.6`
+- `fastseg refine photos/ scores/ -o labels/ --weight 4 --sigma-xy 67 --sigma-rgb 3`
+
+**Presets**; an option given beside a preset overrides its number:
+{", ".join(PRESETS)}.
+
+Exit status: 0 if everything was refined, 1 if a file failed, 2 if the command itself is wrong.
+"""
 
 
 class KindName(str, enum.Enum):
@@ -52,38 +59,6 @@ class NormalizationName(str, enum.Enum):
     symmetric = "symmetric"
 
 
-def main() -> None:
-    """Entry point of the ``fastseg`` script."""
-    # A name that the terminal's encoding lacks is shown escaped and does not end the command.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")
-    app(prog_name="fastseg")
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from fastseg import __version__
-
-        typer.echo(f"fastseg {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version.", is_eager=True, callback=_print_version
-        ),
-    ] = False,
-) -> None:
-    """Sharp segmentation from coarse scores: the fully connected CRF, on the CPU.
-
-    `fastseg demo` shows it on a photograph that comes with the package.
-    """
-
-
 def _setting(text: str, name: str, symbol: str = "") -> Any:
     """A number of the CRF: None on the command line means the preset's."""
     default = getattr(PRESETS["default"], name)
@@ -95,21 +70,6 @@ def _setting(text: str, name: str, symbol: str = "") -> Any:
     )
 
 
-@app.command(
-    epilog=f"""
-**Examples**
-
-- `fastseg refine cat.jpg cat.npy -o cat.png`
-- `fastseg refine cat.jpg cat.npz -o cat.png --preset deeplab-resnet --overlay cat-overlay.png`
-- `fastseg refine cat.jpg drawn.png -o cat.png --confidence 0.6`
-- `fastseg refine photos/ scores/ -o labels/ --weight 4 --sigma-xy 67 --sigma-rgb 3`
-
-**Presets**; an option given beside a preset overrides its number:
-{", ".join(PRESETS)}.
-
-Exit status: 0 if everything was refined, 1 if a file failed, 2 if the command itself is wrong.
-"""
-)
 def refine(
     photo: Annotated[Path, typer.Argument(help="A photograph, or a folder of them.")],
     scores: Annotated[
@@ -246,7 +206,7 @@ def refine(
     alike in colour, w1 exp(-|dp|^2 / (2 sigma_alpha^2) - |dI|^2 / (2 sigma_beta^2)); the position
     one on those that are near, w2 exp(-|dp|^2 / (2 sigma_gamma^2)).
     """
-    with _plain_errors():
+    with plain_errors():
         overrides = {
             "weight": weight,
             "sigma_xy": sigma_xy,
@@ -257,7 +217,10 @@ def refine(
             "normalization": normalization and normalization.value,
         }
         settings = _settings(preset, overrides)
-        _prepare(threads, max_megapixels, confidence)
+        if confidence is not None and not 0 < confidence < 1:
+            raise usage_error(f"--confidence must lie between 0 and 1, got {confidence:g}")
+        set_threads(threads)
+        set_megapixel_limit(max_megapixels)
         from fastseg.batch import Reading, plan_file, plan_folder
 
         reading = Reading(
@@ -278,113 +241,10 @@ def refine(
             _refine_file(job, settings, reading, overwrite)
 
 
-@app.command()
-def demo(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder to write the pictures to.")
-    ] = Path("fastseg-demo"),
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads of the CRF.", min=1, max=MAX_THREADS, show_default="one for each core"
-        ),
-    ] = None,
-) -> None:
-    """Refine a photograph that comes with the package, and write what happened as pictures.
-
-    Writes input.png, before.png, after.png, overlay.png and demo.png (the three side by side) to
-    the folder, over files of these names. Needs no network.
-    """
-    with _plain_errors():
-        _prepare(threads)
-        from fastseg.demo import run
-
-        result = run(out)
-        height, width = result.size
-        console = _console()
-        console.print(
-            f"Refined a photo of {height}x{width} pixels, {result.labels} labels, "
-            f"{result.iterations} iterations, in {1e3 * result.seconds:.0f} ms."
-        )
-        for path in result.files:
-            console.print(f"  {path}", soft_wrap=True)
-
-
-@app.command()
-def info() -> None:
-    """Print versions, the instruction set in use, threads, and whether the torch operators load."""
-    with _plain_errors():
-        from fastseg._info import build_info
-
-        found = build_info()
-        lines = {
-            "fastseg": found["version"],
-            "python": f"{found['python']} on {found['platform']}, {found['machine']}",
-            "numpy": found["numpy"],
-            "instruction set": f"{found['instruction_set']} "
-            f"(this machine runs: {', '.join(found['instruction_sets'])})",
-            "threads": str(found["num_threads"]),
-            "torch": found["torch"] or "not installed",
-            "torch operators": _torch_operators(),
-            "cuda": "built" if found["cuda"] else "not built",
-        }
-        for name, text in lines.items():
-            typer.echo(f"{name + ':':<17}{text}")
-
-
-def _torch_operators() -> str:
-    try:
-        import fastseg.ops  # noqa: F401  loading them is the test
-    except (ImportError, OSError, RuntimeError) as error:
-        return f"do not load: {error}"
-    return "load"
-
-
-def _console(stderr: bool = False) -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)
-
-
-def _say(console: "Console", style: str, word: str, message: str) -> None:
-    """One coloured word and a message; brackets in the message are not markup."""
-    from rich.text import Text
-
-    console.print(Text.assemble((f"{word}: ", style), message), soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Errors of the user, the files and the machine end in one line, not in a traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        _say(_console(stderr=True), "yellow", "interrupted", "every file written so far is whole")
-        raise typer.Exit(INTERRUPTED) from None
-    except (ValueError, OSError, MemoryError, ImportError) as error:
-        _say(_console(stderr=True), "bold red", "error", _reason(error))
-        raise typer.Exit(FAILED) from None
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, MemoryError):
-        return "not enough memory for a photo of this size and this number of labels"
-    if isinstance(error, (ValueError, OSError, ImportError)):
-        return str(error)
-    return f"unexpected {type(error).__name__}: {error}"
-
-
-def _usage_error(message: str) -> typer.Exit:
-    _say(_console(stderr=True), "bold red", "error", message)
-    return typer.Exit(USAGE)
-
-
 def _settings(preset: str | None, overrides: dict[str, Any]) -> Preset:
     name = preset or "default"
     if name not in PRESETS:
-        raise _usage_error(f"--preset must be one of {', '.join(PRESETS)}, got {name}")
+        raise usage_error(f"--preset must be one of {', '.join(PRESETS)}, got {name}")
     given = {field: value for field, value in overrides.items() if value is not None}
     settings = dataclasses.replace(PRESETS[name], **given)
     from fastseg.refine import check_settings
@@ -393,34 +253,17 @@ def _settings(preset: str | None, overrides: dict[str, Any]) -> Preset:
         check_settings(settings)
     except ValueError as error:
         field, _, rule = str(error).partition(" ")
-        raise _usage_error(f"--{field.replace('_', '-')} {rule}") from None
+        raise usage_error(f"--{field.replace('_', '-')} {rule}") from None
     return settings
-
-
-def _prepare(
-    threads: int | None, max_megapixels: int | None = None, confidence: float | None = None
-) -> None:
-    """What holds for the whole process, and the one option that no other place checks early."""
-    if confidence is not None and not 0 < confidence < 1:
-        raise _usage_error(f"--confidence must lie between 0 and 1, got {confidence:g}")
-    if threads is not None:
-        from fastseg import _numpy
-
-        _numpy.set_num_threads(threads)
-    if max_megapixels is not None:
-        from PIL import Image
-
-        # Pillow refuses above twice this number.
-        Image.MAX_IMAGE_PIXELS = max_megapixels * 1_000_000 // 2
 
 
 def _check_pair(photo: Path, scores: Path) -> None:
     for name, path in (("PHOTO", photo), ("SCORES", scores)):
         if not path.exists():
-            raise _usage_error(f"{name} must exist, got {path}")
+            raise usage_error(f"{name} must exist, got {path}")
     if photo.is_dir() != scores.is_dir():
         what = ("a folder", "a file") if photo.is_dir() else ("a file", "a folder")
-        raise _usage_error(
+        raise usage_error(
             f"PHOTO and SCORES must be two files or two folders, got {what[0]} and {what[1]}"
         )
 
@@ -430,21 +273,13 @@ def _run(
 ) -> "Report":
     """One job, its warnings printed with the name of the photo."""
     from fastseg import batch
-    from fastseg.data.errors import DataWarning
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", DataWarning)
-        try:
-            return batch.run(job, settings, reading, overwrite=overwrite)
-        finally:
-            for warning in caught:
-                text = _with_name(job, str(warning.message))
-                _say(console, "yellow", "warning", text)
+    with spoken_warnings(console, lambda text: _with_name(job, text)):
+        return batch.run(job, settings, reading, overwrite=overwrite)
 
 
 def _with_name(job: "Job", text: str) -> str:
-    named = (str(path) in text for path in (job.photo, job.scores, *job.outputs))
-    return text if any(named) else f"{job.photo}: {text}"
+    return text if names_file(text, job.files) else f"{job.photo}: {text}"
 
 
 def _refine_file(job: "Job", settings: Preset, reading: "Reading", overwrite: bool) -> None:
@@ -452,11 +287,11 @@ def _refine_file(job: "Job", settings: Preset, reading: "Reading", overwrite: bo
     if existing and not overwrite:
         raise FileExistsError(f"{', '.join(existing)}: exists already; replace it with --overwrite")
     try:
-        report = _run(job, settings, reading, overwrite, _console(stderr=True))
+        report = _run(job, settings, reading, overwrite, make_console(stderr=True))
     except ValueError as error:
         raise ValueError(_with_name(job, str(error))) from error
     height, width = report.size
-    _console().print(
+    make_console().print(
         f"{height}x{width} pixels, {report.labels} labels, {1e3 * report.seconds:.0f} ms: "
         f"{job.labels}",
         soft_wrap=True,
@@ -471,35 +306,14 @@ def _refine_folder(
     reading: "Reading",
     overwrite: bool,
 ) -> None:
-    from rich import progress as bars
-
-    from fastseg.batch import Failure, is_done
+    from fastseg.batch import is_done
 
     todo = [job for job in jobs if overwrite or not is_done(job)]
-    console = _console(stderr=True)
-    columns = (
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeRemainingColumn(),
-        bars.TextColumn("{task.description}", markup=False),
+    run_all(
+        todo,
+        lambda job, bar: _run(job, settings, reading, overwrite, bar.console),
+        lambda job: job.photo.name,
+        failures=failures,
+        done_before=len(jobs) - len(todo),
+        verb="refined",
     )
-    refined = 0
-    with bars.Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("", total=len(todo))
-        for job in todo:
-            progress.update(task, description=job.photo.name)
-            try:
-                _run(job, settings, reading, overwrite, progress.console)
-                refined += 1
-            except Exception as error:  # the other photos can still be refined
-                failures = [*failures, Failure(job.photo.name, _reason(error))]
-            progress.advance(task)
-    _console().print(
-        f"{refined} refined, {len(jobs) - len(todo)} done before, {len(failures)} failed"
-    )
-    for name, reason in sorted(failures):
-        _say(console, "bold red", "failed", reason if name in reason else f"{name}: {reason}")
-    if failures:
-        raise typer.Exit(FAILED)

@@ -1,0 +1,82 @@
+"""What a :class:`fastseg.Segmenter` asks of its arguments."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from fastseg.crf.dense_crf import DenseCRF
+from fastseg.models.input_convention import InputConvention
+from fastseg.models.with_crf import WithCRF
+from fastseg.predict.blocks import STEP
+from fastseg.predict.windows import BLENDS
+
+
+def checked_model(model: object) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Segmenter: model must be a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def checked_convention(model: nn.Module, given: InputConvention | None) -> InputConvention:
+    convention = getattr(model, "input_convention", None) if given is None else given
+    if not isinstance(convention, InputConvention):
+        raise TypeError(
+            "Segmenter: input_convention must be an InputConvention for a model without one, "
+            f"got {type(convention).__name__}"
+        )
+    return convention
+
+
+def checked_crf(model: nn.Module, crf: object) -> DenseCRF | None:
+    if isinstance(crf, str):
+        crf = DenseCRF.preset(crf)
+    if crf is not None and not isinstance(crf, DenseCRF):
+        raise TypeError(
+            f"Segmenter: crf must be a DenseCRF, the name of a preset or None, got {crf!r}"
+        )
+    if crf is not None and isinstance(model, WithCRF):
+        raise ValueError(
+            f"Segmenter: crf must be None for {type(model).__name__}, which ends in one, got one"
+        )
+    return crf
+
+
+def checked_scales(scales: Sequence[float]) -> tuple[float, ...]:
+    numbers = tuple(scales) if isinstance(scales, Sequence) else (scales,)
+    if not numbers or not all(
+        isinstance(number, int | float) and 0 < number < math.inf for number in numbers
+    ):
+        raise ValueError(f"Segmenter: scales must be positive numbers, got {scales!r}")
+    return tuple(float(number) for number in numbers)
+
+
+def checked_tiles(
+    tile: int | None, overlap: float | None, blend: str, margin: int
+) -> tuple[int | None, str, int]:
+    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
+        raise ValueError(f"Segmenter: tile must be a positive integer, got {tile!r}")
+    if overlap is not None and not 0 <= overlap < 1:
+        raise ValueError(f"Segmenter: overlap must lie in [0, 1), got {overlap!r}")
+    if blend not in BLENDS:
+        raise ValueError(f"Segmenter: blend must be one of {', '.join(BLENDS)}, got {blend!r}")
+    if not isinstance(margin, int) or margin < 0 or margin % STEP:
+        raise ValueError(f"Segmenter: margin must be a multiple of 32, got {margin!r}")
+    return tile, blend, margin
+
+
+def device_of(model: nn.Module) -> torch.device:
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def amp_dtype(amp: bool | torch.dtype, device: torch.device) -> torch.dtype | None:
+    if isinstance(amp, torch.dtype):
+        if amp not in (torch.float16, torch.bfloat16):
+            raise ValueError(f"Segmenter: amp must be float16, bfloat16 or a flag, got {amp}")
+        return amp
+    if not amp:
+        return None
+    return torch.bfloat16 if device.type == "cpu" else torch.float16

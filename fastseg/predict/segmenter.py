@@ -1,0 +1,331 @@
+"""From photographs to labels with any network of the papers."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fastseg.crf.dense_crf import DenseCRF
+from fastseg.data.palette import label_image
+from fastseg.inference import compile_for_inference
+from fastseg.models.input_convention import InputConvention
+from fastseg.models.overlap_tile import overlap_tile
+from fastseg.models.with_crf import WithCRF
+from fastseg.predict.arguments import (
+    amp_dtype,
+    checked_convention,
+    checked_crf,
+    checked_model,
+    checked_scales,
+    checked_tiles,
+    device_of,
+)
+from fastseg.predict.blocks import Block, blocks
+from fastseg.predict.forward import Enlarged, label_dtype, run_model
+from fastseg.predict.memory import Weights, parse_bytes
+from fastseg.predict.padding import mean_colour, pad
+from fastseg.predict.photos import Photo, Photos, is_batch, read_photo, resize
+from fastseg.predict.plan import PAPER_TILE, Plan, Planner, Work, native
+from fastseg.predict.windows import Grid, Windows
+
+OUTPUTS = ("labels", "probabilities", "scores", "palette")
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+"""Of DeepLab v3's evaluation (Chen et al. 2017, sec. 4.1), for ``scales``."""
+MOST_SIZES = 4  # of inputs whose compiled weights are kept
+
+
+class Segmenter:
+    """A network with everything around it: image in, labels out.
+
+    Each image is resized or padded as ``model.input_convention`` says, run whole, in sliding
+    windows or in overlap-tiles, and brought back to its size. Labels are taken from the network's
+    scores without logits at the size of the image (:func:`fastseg.upsample_argmax`) wherever
+    nothing else needs them, with the same result.
+
+    - ``scales`` and ``flip``: the mean of the probabilities over all sizes of the image and their
+      mirror images (DeepLab v3, Chen et al. 2017, sec. 4.1; its scales are
+      :data:`fastseg.predict.SCALES`).
+    - Sliding windows run where the image does not fit into ``max_memory``, where ``tile`` asks for
+      them, and for DeconvNet, whose proposals they stand for (224 pixels, half overlapping). Their
+      probabilities are averaged.
+    - A U-Net of valid convolutions runs in overlap-tiles with mirrored borders, whose result does
+      not depend on the tiles.
+    - An image whose maps of all labels do not fit either is cut into blocks, if it is only labels
+      that are asked for: each is segmented by itself with ``margin`` pixels around it, and the CRF
+      runs within it. That is an approximation: nothing sees further than the margin.
+
+    Args:
+        model: one of :mod:`fastseg.models` or any module that returns logits ``(B, K, H, W)``, or a
+            dict with them as ``"out"``. It is put into evaluation mode, on ``device``, and
+            compiled, in place.
+        crf: runs on the probabilities of the whole image at its own size, with the pixels as they
+            were read; a :class:`DenseCRF`, the name of a preset, or None.
+        device: None for that of the model.
+        amp: whether the network runs under autocast: true for bfloat16 on the CPU and float16
+            elsewhere, or a dtype. On CPUs without such arithmetic it is slower.
+        max_memory: bytes, or a text such as ``"2GB"``, for all that comes beside the model's
+            parameters, the images given and the result returned. What a network needs is estimated
+            (see :meth:`plan`); windows and blocks are as large as fits.
+        scales: factors of the size that the network sees.
+        flip: whether the mirror image is averaged in.
+        tile: side of sliding windows, or of overlap-tiles, in pixels that the network sees; None to
+            choose.
+        overlap: share of their side by which windows overlap at least, in [0, 1).
+        blend: ``"average"`` or ``"gaussian"``: weights of a window's pixels.
+        margin: of blocks, in pixels of the image; a multiple of 32.
+        compile: whether :func:`fastseg.compile_for_inference` is called on the model, on the CPU
+            and where the weights that it keeps take no more than half of ``max_memory``.
+        input_convention: of a model that has none, or in place of its own.
+
+    Raises:
+        ValueError, TypeError: an argument breaks a rule above.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        crf: DenseCRF | str | None = None,
+        *,
+        device: torch.device | str | None = None,
+        amp: bool | torch.dtype = False,
+        max_memory: str | float = "2GB",
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        tile: int | None = None,
+        overlap: float | None = None,
+        blend: str = "average",
+        margin: int = 128,
+        compile: bool = True,
+        input_convention: InputConvention | None = None,
+    ) -> None:
+        self.model = checked_model(model)
+        self.convention = checked_convention(model, input_convention)
+        self.crf = checked_crf(model, crf)
+        self.scales, self.flip = checked_scales(scales), bool(flip)
+        self.tile, self.blend, self.margin = checked_tiles(tile, overlap, blend, margin)
+        self.overlap = overlap
+        if device is not None:
+            self.model.to(device)
+        self.device = device_of(self.model)
+        self.amp = amp_dtype(amp, self.device)
+        self.model.eval()
+        if self.crf is not None:
+            self.crf.eval().to(self.device)
+        most, weights = parse_bytes(max_memory), Weights.of(self.model)
+        self.compiled = (
+            bool(compile)
+            and self.amp is None
+            and self.device.type == "cpu"
+            and 2 * weights.kept <= most
+        )
+        self.most_sizes = max(min(most // (2 * weights.kept + 1), MOST_SIZES), 1)
+        self.sizes: set[torch.Size] = set()
+        reserved = weights.passing
+        if self.compiled:
+            compile_for_inference(self.model)
+            reserved = self.most_sizes * weights.kept + max(weights.passing, weights.folding)
+        self.planner = Planner.of(self.model, self.convention, most, reserved)
+
+    @property
+    def num_classes(self) -> int:
+        return self.planner.num_classes
+
+    def predict(self, images: Photos, *, output: str = "labels") -> Any:
+        """Segment one image or several.
+
+        Args:
+            images: a path, a picture of Pillow, an array ``(H, W)`` or ``(H, W, C)``, a tensor
+                ``(C, H, W)``; or a list of these, of any sizes, or an array or tensor of four
+                axes. RGB, grey, RGBA; 0-255, or floats in [0, 1]. See
+                :func:`fastseg.predict.photos.read_photo`.
+            output: ``"labels"``, ``"probabilities"``, ``"scores"`` (logits; the logarithms of
+                probabilities where those were averaged or a CRF ran) or ``"palette"``.
+
+        Returns:
+            Of each image, on the CPU: labels ``(H, W)``, uint8, or int64 above 256 classes;
+            probabilities or scores ``(K, H, W)``; or a picture of Pillow with the colours of PASCAL
+            VOC, to be saved as a PNG. A list of them for several images.
+
+        Raises:
+            ValueError: no image, or one that does not fit into ``max_memory``.
+            TypeError: not an image.
+            OSError: a file that cannot be opened.
+        """
+        if output not in OUTPUTS:
+            raise ValueError(
+                f"Segmenter: output must be one of {', '.join(OUTPUTS)}, got {output!r}"
+            )
+        if not is_batch(images):
+            return self._predict(images, output)  # type: ignore[arg-type]
+        if not isinstance(images, Iterable):
+            raise TypeError(
+                f"Segmenter: images must be an image or a list of them, got {type(images).__name__}"
+            )
+        return [self._predict(image, output) for image in images]
+
+    def plan(self, height: int, width: int, *, output: str = "labels") -> Plan:
+        """How an image of this size is taken apart, and the bytes that this is estimated to need.
+
+        The estimate: the most that the network's tensors hold at once, which is found by running it
+        without values at three sizes, times 2.25 for scratch and copies, and 48 MB; four copies of
+        the image; the maps of all labels that are alive at once; for a CRF six such maps and 256
+        bytes a pixel. Weights in the forms that the kernels read come on top, and are part of
+        ``max_memory`` too: 64/9 of those of a 3x3 convolution.
+        """
+        return self.planner.plan(
+            height, width, self._factor(height, width), self.tile, self.margin, self.work(output)
+        )
+
+    def labels_of_block(
+        self, block: Block, read: Callable[[slice, slice], NDArray[Any]], factor: float
+    ) -> NDArray[Any]:
+        """Labels ``(h, w)`` of one block of an image.
+
+        Args:
+            block: of :func:`fastseg.predict.blocks.blocks`.
+            read: ``read(rows, columns)`` returns those of the image, ``(h, w, 3)`` in 0-255.
+            factor: from the pixels of the image to those that the network sees.
+        """
+        image = read(block.source_rows, block.source_columns)
+        window = self.tile or self.planner.default_window
+        labels = self._segment(image, factor, window, whole=False).labels()[0]
+        own: NDArray[Any] = labels[block.inner_rows, block.inner_columns].cpu().numpy()
+        return own
+
+    def _predict(self, photo: Photo, output: str) -> Any:
+        image = read_photo(photo)
+        height, width = image.shape[:2]
+        plan = self.plan(height, width, output=output)
+        if plan.block is not None:
+            labels = torch.empty(height, width, dtype=label_dtype(self.num_classes))
+            factor = self._factor(height, width)
+            for block in blocks(height, width, plan.block, self.margin):
+                values = self.labels_of_block(block, lambda *part: image[part], factor)
+                labels[block.rows, block.columns] = torch.from_numpy(values)
+        else:
+            segmented = self._segment(image, self._factor(height, width), plan.window)
+            if output == "probabilities":
+                return segmented.probabilities()[0].cpu().contiguous()
+            if output == "scores":
+                return segmented.logits()[0].cpu().contiguous()
+            labels = segmented.labels()[0].cpu().contiguous()
+        return label_image(labels.numpy()) if output == "palette" else labels
+
+    def work(self, output: str) -> Work:
+        """What ``output`` asks for, as the planner needs it."""
+        return Work(
+            labels_only=output in ("labels", "palette"),
+            views=len(self.scales) * (1 + self.flip),
+            largest_scale=max(self.scales),
+            has_crf=self.crf is not None,
+        )
+
+    def _factor(self, height: int, width: int) -> float:
+        seen_height, seen_width = self.convention.resized_size(height, width)
+        return math.sqrt(seen_height * seen_width / (height * width))
+
+    @torch.no_grad()
+    def _segment(
+        self, image: NDArray[Any], factor: float, window: int | None, *, whole: bool = True
+    ) -> Enlarged:
+        """Logits ``(1, K, H, W)`` of an image, or a block of one (``whole`` false)."""
+        height, width = image.shape[:2]
+        size = self.convention.resized_size(height, width)
+        if not whole:
+            size = max(round(height * factor), 1), max(round(width * factor), 1)
+        views = [(scale, flip) for scale in self.scales for flip in (False, True)[: 1 + self.flip]]
+        total: Tensor | None = None
+        for scale, flip in views:
+            seen = tuple(max(round(side * scale), 1) for side in size)
+            view = self._view(image, (seen[0], seen[1]), flip, window, whole)
+            view = view.resized((height, width))
+            if len(views) == 1:
+                result = view
+                break
+            probs = view.probabilities()
+            probs = probs.flip(3) if flip else probs
+            total = probs if total is None else total.add_(probs)
+            result = Enlarged.of_probabilities(total / len(views))
+        if self.crf is None:
+            return result
+        pixels = self._pixels(image)
+        refined: Tensor = self.crf(result.probabilities(), pixels, kind="probabilities")
+        return Enlarged.of_probabilities(refined)
+
+    def _view(
+        self,
+        image: NDArray[Any],
+        size: tuple[int, int],
+        flip: bool,
+        window: int | None,
+        whole: bool,
+    ) -> Enlarged:
+        """One size of the image, upright or mirrored, at that size."""
+        image = resize(image, size, self.convention.resample)
+        if flip:
+            image = image[:, ::-1]
+        input = self.convention.normalise(np.ascontiguousarray(image))[None].to(self.device)
+        if self.planner.valid_unet is not None:
+            with self._autocast():
+                logits = overlap_tile(self.planner.valid_unet, input, tile=window or PAPER_TILE)
+            return Enlarged(logits.float(), size, False)
+        pixels = self._pixels(image).float() if isinstance(self.model, WithCRF) else None
+        if window is not None and max(size) > window:
+            return self._windows(input, pixels, window)
+        return self._padded(input, pixels, self.convention if whole else native(self.convention))
+
+    def _pixels(self, image: NDArray[Any]) -> Tensor:
+        """``(1, 3, H, W)`` in 0-255, for a CRF."""
+        pixels = torch.tensor(np.ascontiguousarray(image), device=self.device)
+        return pixels.permute(2, 0, 1)[None]
+
+    def _windows(self, input: Tensor, pixels: Tensor | None, side: int) -> Enlarged:
+        height, width = input.shape[2:]
+        overlap = self.overlap
+        if overlap is None:
+            overlap = 0.5 if side == self.planner.default_window else 0.25
+        windows = Windows(Grid.of(height, side, overlap), Grid.of(width, side, overlap), self.blend)
+        total = windows.empty(self.num_classes)
+        for rows, columns in windows:
+            part = None if pixels is None else pixels[..., rows, columns]
+            view = self._padded(input[..., rows, columns], part, native(self.convention))
+            windows.add(total, (rows, columns), view.probabilities()[0].cpu())
+        return Enlarged.of_probabilities(windows.normalise(total)[None].to(self.device))
+
+    def _padded(
+        self, input: Tensor, pixels: Tensor | None, convention: InputConvention
+    ) -> Enlarged:
+        """One pass, padded to what the network takes; the logits are those of ``input`` again."""
+        height, width = input.shape[2:]
+        least = self.planner.least
+        padded = convention.padded_size(max(height, least), max(width, least))
+        if padded != (height, width):
+            input = pad(input, padded, convention.padding)
+            if pixels is not None:
+                pixels = pad(pixels, padded, convention.padding, mean_colour(convention))
+        self._forget_weights(input.shape)
+        with self._autocast():
+            result = run_model(self.model, input, pixels)
+        top, left = (
+            ((padded[0] - height) // 2, (padded[1] - width) // 2)
+            if convention.padding == "mirror"
+            else (0, 0)
+        )
+        return result.cut(slice(top, top + height), slice(left, left + width))
+
+    def _forget_weights(self, size: torch.Size) -> None:
+        """Compiled weights are kept for as many sizes of input as there is memory for."""
+        if not self.compiled or size in self.sizes:
+            return
+        if len(self.sizes) == self.most_sizes:
+            compile_for_inference(self.model)
+            self.sizes.clear()
+        self.sizes.add(size)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = self.amp or torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.amp is not None)
