@@ -35,6 +35,7 @@ TORCH = Path(torch_build.__file__).parents[1]
 
 # Sources in csrc/common that belong to one door only.
 TORCH_DOOR = ["csrc/common/torch_door.cpp"]
+CUDA_DOOR = ["csrc/common/cuda_door.cpp"]
 NUMPY_DOOR = ["csrc/common/numpy_door.cpp", "csrc/common/thread_pool.cpp"]
 
 KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"]
@@ -157,7 +158,11 @@ class BuildKernels(torch_build.BuildExtension):
         run: so the objects of the weakest instruction set come first. (fastseg's own functions
         do not meet: each instruction set has a namespace of its own.)
         """
-        shared = {*sources("csrc/common/*.cpp", "csrc/*/*_check.cpp")} - {*TORCH_DOOR, *NUMPY_DOOR}
+        shared = {*sources("csrc/common/*.cpp", "csrc/*/*_check.cpp")} - {
+            *TORCH_DOOR,
+            *CUDA_DOOR,
+            *NUMPY_DOOR,
+        }
         objects = self.compile_folder("common", sorted(shared), CXX_FLAGS)
         for name, flags in INSTRUCTION_SETS.items():
             common = [*CXX_FLAGS, *KERNEL_FLAGS, f"-DFASTSEG_ISA={name}"]

@@ -33,13 +33,11 @@ __device__ __forceinline__ void store_pack(const Pack<T, kCount>& pack, T* to) {
   *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
 }
 
-// The most numbers of type T, up to 16 bytes of them, of which `length` is a multiple and to which
-// both addresses are aligned: 16 / sizeof(T), or else 1.
-template <typename T>
+// kCount where `length` is a multiple of it and both addresses are aligned to so many T, else 1.
+template <typename T, int kCount = 16 / sizeof(T)>
 inline int pack_size(int64_t length, const void* a, const void* b) {
-  constexpr int kCount = 16 / sizeof(T);
   const auto addresses = reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b);
-  return length % kCount == 0 && addresses % 16 == 0 ? kCount : 1;
+  return length % kCount == 0 && addresses % (kCount * sizeof(T)) == 0 ? kCount : 1;
 }
 
 }  // namespace fastseg

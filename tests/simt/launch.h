@@ -28,9 +28,14 @@ cudaStream_t callers_stream();
 
 }  // namespace simt
 
+// For who loads the library.
+#pragma GCC visibility push(default)
 extern "C" {
 // "forward", "reverse" or "random": the order of threads and blocks. False for another name.
 bool simt_set_order(const char* name, unsigned seed);
 // Launches so far.
 long long simt_launch_count();
+// The error that the next cudaGetLastError() tells.
+void simt_set_error(int error);
 }
+#pragma GCC visibility pop

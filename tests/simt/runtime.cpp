@@ -12,7 +12,6 @@ cudaError_t last_error = cudaSuccess;
 
 extern "C" {
 
-// The error that the next cudaGetLastError() tells.
 void simt_set_error(int error) { last_error = static_cast<cudaError_t>(error); }
 
 cudaError_t cudaGetLastError() {

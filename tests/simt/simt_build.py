@@ -115,9 +115,8 @@ def build_library(variant: str) -> Path:
     """fastseg's CUDA kernels and their doors, as operators of the namespace ``fastseg_simt``."""
     import torch.utils.cpp_extension as torch_build
 
-    common = [
-        ROOT / "csrc" / "common" / f"{name}.cpp" for name in ("buffer", "check", "torch_door")
-    ]
+    names = "buffer", "check", "cuda_door", "torch_door"
+    common = [ROOT / "csrc" / "common" / f"{name}.cpp" for name in names]
     return build(
         variant,
         Target(
@@ -155,9 +154,10 @@ def ninja_file(target: Target) -> str:
     include = [f"-I{ROOT / 'tests'}", *(f"-isystem {path}" for path in target.include)]
     flags = " ".join([*FLAGS, TORCH_TARGET, *include])
     link = " ".join([*target.variant.link, "-shared" if target.shared else "", *target.libraries])
+    compile = f"{target.variant.compiler} {flags} $flags -MMD -MF $out.d -x c++ -c $in -o $out"
     lines = [
         "rule compile",
-        f"  command = {target.variant.compiler} {flags} $flags -MMD -MF $out.d -x c++ -c $in -o $out",
+        f"  command = {compile}",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
