@@ -45,7 +45,7 @@ DEVICES = {
 def pytest_generate_tests(metafunc):
     """Devices, and of the CPU the instruction sets: ``simt`` where the room has CUDA kernels.
 
-    Of a test marked ``cpu_only`` the CPU alone.
+    Of a test marked ``cpu_only`` the CPU alone. Where there is no GPU, tests/test_gpu.py says so.
     """
     wants = {"device", "instruction_set"} & set(metafunc.fixturenames)
     room = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
@@ -54,6 +54,8 @@ def pytest_generate_tests(metafunc):
         devices = {"cpu": devices["cpu"]}
     elif not (ROOT / "csrc" / room / "cuda").is_dir():
         del devices["simt"]
+    if _missing_for_cuda():
+        devices.pop("cuda", None)
     if wants == {"device"}:
         metafunc.parametrize("device", devices.values(), indirect=True)
     elif wants == {"instruction_set"}:
@@ -66,14 +68,21 @@ def pytest_generate_tests(metafunc):
 
 
 def _missing_for_cuda() -> str | None:
-    key = torch._C._dispatch_has_kernel_for_dispatch_key
-    if not any(
-        key(name, "CUDA")
-        for name in torch._C._dispatch_get_all_op_names()
-        if name.startswith("fastseg::")
-    ):
+    """Why no test runs on a GPU here, or None."""
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("fastseg::bilinear_upsample", "CUDA"):
         return "fastseg is built without CUDA kernels"
     return None if torch.cuda.is_available() else "no CUDA device"
+
+
+@pytest.fixture(scope="session")
+def missing_for_cuda():
+    return _missing_for_cuda()
+
+
+def pytest_report_header():
+    if missing := _missing_for_cuda():
+        return f"device cuda: left out, {missing}"
+    return "device cuda: " + torch.cuda.get_device_name()
 
 
 @pytest.fixture
@@ -84,8 +93,6 @@ def device(request):
     with its threads in one of three orders; FASTSEG_SIMT_ORDER names one for all.
     """
     if request.param == "cuda":
-        if missing := _missing_for_cuda():
-            pytest.skip(missing)
         with torch.device("cuda"):
             yield "cuda"
     elif request.param == "simt":

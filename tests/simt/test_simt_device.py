@@ -5,6 +5,7 @@ import simt_device
 import torch
 
 from fastseg import bilinear_upsample, upsample_argmax, upsample_cross_entropy, upsample_softmax
+from fastseg._info import CUDA_OPERATORS
 
 pytestmark = pytest.mark.skipif(
     simt_device.missing() is not None, reason=str(simt_device.missing())
@@ -49,6 +50,10 @@ def test_cuda_kernels_run_inside_only():
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     upsampling_results()
     assert count() == before + launched
+
+
+def test_operators_that_fastseg_names():
+    assert tuple(simt_device.emulated_operators()) == CUDA_OPERATORS
 
 
 CUDA_ERRORS = {
