@@ -2,6 +2,7 @@
 
 import gc
 import math
+import os
 import re
 from pathlib import Path
 
@@ -27,22 +28,33 @@ pytestmark = pytest.mark.usefixtures("device")
 
 NO_SCALE = (None, None)
 
+SMALL = pytest.mark.small
 GEOMETRIES = [  # source, size, align_corners, scale
     pytest.param((5, 9), (33, 65), True, NO_SCALE, id="eightfold-corners"),
     pytest.param((9, 9), (72, 72), False, NO_SCALE, id="eightfold"),
-    pytest.param((5, 7), (9, 50), False, NO_SCALE, id="odd"),
-    pytest.param((9, 30), (4, 7), False, NO_SCALE, id="smaller"),
+    pytest.param((5, 7), (9, 50), False, NO_SCALE, id="odd", marks=SMALL),
+    pytest.param((9, 30), (4, 7), False, NO_SCALE, id="smaller", marks=SMALL),
     pytest.param((20, 33), (15, 16), True, NO_SCALE, id="smaller-corners"),
     pytest.param((3, 40), (64, 41), False, NO_SCALE, id="tall-by-20"),
     pytest.param((1, 4), (1, 9), False, NO_SCALE, id="one-row"),
     pytest.param((6, 1), (5, 3), True, NO_SCALE, id="one-column"),
-    pytest.param((1, 1), (1, 1), False, NO_SCALE, id="one-pixel"),
+    pytest.param((1, 1), (1, 1), False, NO_SCALE, id="one-pixel", marks=SMALL),
     pytest.param((4, 13), (4, 13), False, NO_SCALE, id="same"),
     pytest.param((4, 9), (1, 1), True, NO_SCALE, id="to-one-pixel"),
     pytest.param((6, 9), (13, 20), False, (2.2, 2.3), id="scale"),
     pytest.param((6, 9), (20, 7), False, (1.5, 2.0), id="scale-beside-size"),
-    pytest.param((16, 18), (12, 9), False, (0.75, 0.5), id="scale-smaller"),
+    pytest.param((16, 18), (12, 9), False, (0.75, 0.5), id="scale-smaller", marks=SMALL),
 ]
+
+NIGHTLY = [
+    pytest.param((33, 33), (257, 257), True, NO_SCALE, id="large-corners"),
+    pytest.param((17, 64), (136, 512), False, NO_SCALE, id="large"),
+    pytest.param((3, 70), (300, 33), False, NO_SCALE, id="tall-by-100"),
+    pytest.param((90, 5), (7, 1024), False, NO_SCALE, id="wide"),
+    pytest.param((40, 300), (20, 150), False, (0.5, 0.5), id="large-scale-smaller"),
+]
+if os.environ.get("FASTSEG_NIGHTLY"):
+    GEOMETRIES += NIGHTLY
 
 LAYOUTS = ["nchw", "channels-last", "strided", "transposed"]
 
@@ -206,6 +218,7 @@ def test_same_size_is_the_same(score_dtype):
     assert torch.equal(upsample_argmax(scores, (7, 19)), scores.argmax(1))
 
 
+@pytest.mark.small
 def test_empty_batch(score_dtype):
     scores = torch.randn(0, 3, 4, 5, dtype=score_dtype, requires_grad=True)
     assert bilinear_upsample(scores, (8, 9)).shape == (0, 3, 8, 9)
@@ -257,6 +270,7 @@ def test_argmax_of_what_cancels(instruction_set):
     assert torch.equal(labels[margin > 1e-6], expected[margin > 1e-6])
 
 
+@pytest.mark.small
 def test_argmax_ties_go_to_the_lowest(score_dtype, instruction_set):
     scores = torch.randn(1, 4, 5, 9).to(score_dtype)
     doubled = torch.cat([scores, scores], 1)
@@ -385,7 +399,9 @@ def loss_and_grad(function, logits, upstream):
 @pytest.mark.parametrize("layout", ["nchw", "channels-last"])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("weights", ["", "weight", "pixel_weight", "weight,pixel_weight"])
-@pytest.mark.parametrize("size", [(65, 66), (7, 5)], ids=["larger", "smaller"])
+@pytest.mark.parametrize(
+    "size", [pytest.param((65, 66), id="larger"), pytest.param((7, 5), id="smaller", marks=SMALL)]
+)
 def test_cross_entropy_and_gradient(size, weights, reduction, layout, score_dtype):
     logits = laid_out((2 * torch.randn(2, 6, 9, 12)).to(score_dtype), layout)
     labels = labels_for(size, 6)
@@ -537,6 +553,7 @@ def test_gradients(function, size, corners, layout):
     assert gradgradcheck(lambda x: function(x, size, corners), (leaf,))
 
 
+@pytest.mark.small
 def test_gradients_of_the_gradient():
     scores = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
     assert gradgradcheck(lambda x: bilinear_upsample(x, (5, 6), scale=1.7).square(), (scores,))
@@ -736,6 +753,7 @@ def test_one_thread_equals_many(layout, num_threads, instruction_set):
             assert torch.equal(a, b)
 
 
+@pytest.mark.small
 def test_batch_equals_loop(instruction_set):
     logits, labels = torch.randn(3, 5, 9, 11), labels_for((40, 50), 5, batch=3)
     together = every_result(logits, labels, (40, 50))

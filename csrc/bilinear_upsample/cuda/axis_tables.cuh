@@ -75,9 +75,12 @@ __device__ int32_t first_pixel(const Axis& axis, int64_t at) {
   return static_cast<int32_t>(begin);
 }
 
+constexpr int kTableThreads = 128;
+
 // One thread an entry: the taps of all pixels of both axes, then the windows of all samples.
 template <typename T>
-__global__ void tabulate_axes(Axis rows, Axis columns, Tap<T>* taps, Window* windows) {
+__global__ void __launch_bounds__(kTableThreads)
+    tabulate_axes(Axis rows, Axis columns, Tap<T>* taps, Window* windows) {
   int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const bool in_rows = i < rows.size;
   if (i < int64_t{rows.size} + columns.size) {
@@ -102,11 +105,11 @@ template <typename T>
 AxisTables<T> make_tables(const UpsampleGeometry& g, void* memory, cudaStream_t stream) {
   Tap<T>* taps = static_cast<Tap<T>*>(memory);
   Window* windows = reinterpret_cast<Window*>(taps + g.height + g.width);
-  constexpr int kThreads = 128;
+
   const int64_t entries = g.height + g.width + g.source_height + g.source_width;
-  const unsigned blocks = static_cast<unsigned>((entries + kThreads - 1) / kThreads);
-  FASTSEG_LAUNCH(tabulate_axes<T>, blocks, kThreads, 0, stream, row_axis(g), column_axis(g), taps,
-                 windows);
+  const unsigned blocks = static_cast<unsigned>((entries + kTableThreads - 1) / kTableThreads);
+  FASTSEG_LAUNCH(tabulate_axes<T>, blocks, kTableThreads, 0, stream, row_axis(g), column_axis(g),
+                 taps, windows);
   return {taps, taps + g.height, windows, windows + g.source_height};
 }
 

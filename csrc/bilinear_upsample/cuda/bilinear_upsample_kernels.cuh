@@ -73,11 +73,14 @@ struct PlainGradient {
   S* grad_input;
   int64_t source_height, source_width, height, width, inner_size;
 
-  __device__ Arithmetic<S> at(int64_t outer, int32_t y, int32_t x, int64_t inner) const {
-    return widen(grad[((outer * height + y) * width + x) * inner_size + inner]);
+  __device__ const S* source(int64_t outer, int64_t inner) const {
+    return grad + outer * height * width * inner_size + inner;
   }
-  __device__ void write(Arithmetic<S> sum, int64_t outer, int32_t row, int32_t column,
-                        int64_t inner) const {
+  __device__ Arithmetic<S> at(const S* source, int32_t y, int32_t x) const {
+    return widen(source[(y * width + x) * inner_size]);
+  }
+  __device__ void write(Arithmetic<S> sum, int64_t outer, int64_t inner, int32_t row,
+                        int32_t column) const {
     const int64_t sample = (outer * source_height + row) * source_width + column;
     narrow(sum, grad_input[sample * inner_size + inner]);
   }

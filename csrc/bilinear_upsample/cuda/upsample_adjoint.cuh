@@ -45,7 +45,8 @@ __device__ __forceinline__ AdjointTile adjoint_tile(const AdjointShape& shape, i
 // (neighbouring threads read neighbouring numbers), then a source column over the pixels of its
 // window, which lie in shared memory. Blocks take tiles in turn.
 //
-// `Gradient` has at(outer, y, x, inner), what is summed, and write(sum, outer, row, column, inner).
+// `Gradient` has source(outer, inner), what at(source, y, x) needs to tell the number to be summed,
+// and write(sum, outer, inner, row, column).
 template <typename T, int kInner, typename Gradient>
 __global__ void __launch_bounds__(kAdjointThreads)
     upsample_adjoint(Gradient gradient, AxisTables<T> tables, AdjointShape shape) {
@@ -63,12 +64,13 @@ __global__ void __launch_bounds__(kAdjointThreads)
     const bool owns = column < tile.last && inner < shape.inner;
     const Window columns = owns ? tables.column_windows[column] : Window{0, 0};
 
+    const auto source = gradient.source(tile.outer, inner);
     T total = 0;
     for (int32_t x = begin; x < end; x += kColumns) {
       T sum = 0;
       if (x + slot < end && inner < shape.inner) {
         for (int32_t y = rows.begin; y < rows.end; ++y) {
-          sum += weight_of(tables.rows[y], tile.row) * gradient.at(tile.outer, y, x + slot, inner);
+          sum += weight_of(tables.rows[y], tile.row) * gradient.at(source, y, x + slot);
         }
       }
       column_sums[slot][lane] = sum;
@@ -80,7 +82,7 @@ __global__ void __launch_bounds__(kAdjointThreads)
       }
       __syncthreads();
     }
-    if (owns) gradient.write(total, tile.outer, tile.row, column, inner);
+    if (owns) gradient.write(total, tile.outer, inner, tile.row, column);
   }
 }
 

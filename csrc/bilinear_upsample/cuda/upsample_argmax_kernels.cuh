@@ -57,6 +57,7 @@ __global__ void __launch_bounds__(kArgmaxThreads)
   T best = -infinity<T>(), second = best, largest = 0;
   int64_t label = 0;
   bool finite = true;
+#pragma unroll 2
   for (int64_t c = 0; c < channels; ++c) {
     const S* upper = plane + c * samples + taps.top;
     const S* lower = plane + c * samples + taps.bottom;

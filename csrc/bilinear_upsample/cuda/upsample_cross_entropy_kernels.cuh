@@ -121,20 +121,29 @@ struct CrossEntropyGradient {
   int64_t channels, source_height, source_width, height, width;
   bool channels_last;  // of `grad`
 
-  __device__ T at(int64_t plane, int32_t y, int32_t x, int64_t) const {
-    const int64_t image = plane / channels, c = plane - image * channels;
-    const PixelRecord<T> record = records[(image * height + y) * width + x];
+  struct Source {
+    const S* logits;
+    const PixelRecord<T>* records;
+    T label;
+  };
+  __device__ Source source(int64_t plane, int64_t) const {
+    const int64_t image = plane / channels;
+    return {logits + plane * source_height * source_width, records + image * height * width,
+            static_cast<T>(plane - image * channels)};
+  }
+  __device__ T at(const Source& source, int32_t y, int32_t x) const {
+    const PixelRecord<T> record = source.records[y * width + x];
     if (record.scale == 0) return 0;  // ignored, or weighs nothing
     const PixelTaps<T, 1> taps(tables, y, x, source_width);
-    const T logit = taps.value(logits + plane * source_height * source_width, 0);
-    const T share = exp_of(logit - record.largest) * record.scale;
-    return record.label == static_cast<T>(c) ? share - record.omega : share;
+    const T share = exp_of(taps.value(source.logits, 0) - record.largest) * record.scale;
+    return record.label == source.label ? share - record.omega : share;
   }
-  __device__ void write(T sum, int64_t plane, int32_t row, int32_t column, int64_t) const {
-    const int64_t image = plane / channels, c = plane - image * channels;
-    const int64_t in_plane = row * source_width + column, samples = source_height * source_width;
-    const int64_t to =
-        channels_last ? (image * samples + in_plane) * channels + c : plane * samples + in_plane;
+  __device__ void write(T sum, int64_t plane, int64_t, int32_t row, int32_t column) const {
+    const int64_t image = plane / channels, samples = source_height * source_width;
+    const int64_t in_plane = row * source_width + column;
+    const int64_t to = channels_last
+                           ? (image * samples + in_plane) * channels + plane - image * channels
+                           : plane * samples + in_plane;
     narrow(factor ? *factor * sum : sum, grad[to]);
   }
 };

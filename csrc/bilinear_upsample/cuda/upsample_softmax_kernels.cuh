@@ -132,15 +132,22 @@ struct SoftmaxGradient {
   int64_t channels, source_height, source_width, height, width;
   bool channels_last;
 
-  __device__ Arithmetic<S> at(int64_t outer, int32_t y, int32_t x, int64_t inner) const {
-    const int64_t image = channels_last ? outer : outer / channels;
-    const int64_t in_plane = y * width + x, pixels = height * width;
-    const int64_t at =
-        channels_last ? (outer * pixels + in_plane) * channels + inner : outer * pixels + in_plane;
-    return widen(probs[at]) * (widen(grad[at]) - inner_products[image * pixels + in_plane]);
+  struct Source {
+    const S *grad, *probs;
+    const Arithmetic<S>* inner_products;
+    int64_t stride;
+  };
+  __device__ Source source(int64_t outer, int64_t inner) const {
+    const int64_t image = channels_last ? outer : outer / channels, pixels = height * width;
+    const int64_t stride = channels_last ? channels : 1, first = outer * pixels * stride + inner;
+    return {grad + first, probs + first, inner_products + image * pixels, stride};
   }
-  __device__ void write(Arithmetic<S> sum, int64_t outer, int32_t row, int32_t column,
-                        int64_t inner) const {
+  __device__ Arithmetic<S> at(const Source& source, int32_t y, int32_t x) const {
+    const int64_t pixel = y * width + x, place = pixel * source.stride;
+    return widen(source.probs[place]) * (widen(source.grad[place]) - source.inner_products[pixel]);
+  }
+  __device__ void write(Arithmetic<S> sum, int64_t outer, int64_t inner, int32_t row,
+                        int32_t column) const {
     const int64_t sample = (outer * source_height + row) * source_width + column;
     narrow(sum, grad_logits[channels_last ? sample * channels + inner : sample]);
   }
