@@ -20,6 +20,11 @@ def _installed(distribution: str) -> str | None:
 CUDA_OPERATORS = (
     "bilinear_upsample",
     "bilinear_upsample_backward",
+    "permutohedral_blur",
+    "permutohedral_lattice",
+    "permutohedral_slice",
+    "permutohedral_splat",
+    "permutohedral_vertex_products",
     "upsample_argmax",
     "upsample_cross_entropy",
     "upsample_cross_entropy_and_gradient",

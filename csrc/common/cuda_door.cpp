@@ -50,6 +50,11 @@ void* CudaCall::scratch(int64_t bytes) {
   return scratch_.back().mutable_data_ptr();
 }
 
+void CudaCall::read(const void* device_memory, int64_t bytes, void* to) const {
+  check(cudaMemcpyAsync(to, device_memory, bytes, cudaMemcpyDeviceToHost, stream_));
+  check(cudaStreamSynchronize(stream_));
+}
+
 void CudaCall::check(cudaError_t error) const {
   if (error == cudaSuccess) return;
   throw std::runtime_error("fastseg RuntimeError: " + std::string(op_) + ": " +

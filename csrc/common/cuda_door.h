@@ -34,6 +34,8 @@ class CudaCall {
   cudaStream_t stream() const { return stream_; }
   // Memory that is free again once what the stream has been given until then is done.
   void* scratch(int64_t bytes);
+  // Waits until the stream has come to here.
+  void read(const void* device_memory, int64_t bytes, void* to) const;
   void check(cudaError_t error) const;
 
  private:

@@ -38,6 +38,7 @@ GEOMETRIES = [  # source, size, align_corners, scale
     pytest.param((3, 40), (64, 41), False, NO_SCALE, id="tall-by-20"),
     pytest.param((1, 4), (1, 9), False, NO_SCALE, id="one-row"),
     pytest.param((6, 1), (5, 3), True, NO_SCALE, id="one-column"),
+    pytest.param((2, 2), (3, 300), False, NO_SCALE, id="wide-by-150", marks=SMALL),
     pytest.param((1, 1), (1, 1), False, NO_SCALE, id="one-pixel", marks=SMALL),
     pytest.param((4, 13), (4, 13), False, NO_SCALE, id="same"),
     pytest.param((4, 9), (1, 1), True, NO_SCALE, id="to-one-pixel"),

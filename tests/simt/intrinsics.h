@@ -24,6 +24,7 @@ To simt_bits(From value) {
   std::memcpy(&bits, &value, sizeof(bits));
   return bits;
 }
+inline long long __double_as_longlong(double value) { return simt_bits<long long>(value); }
 inline int __float_as_int(float value) { return simt_bits<int>(value); }
 inline unsigned __float_as_uint(float value) { return simt_bits<unsigned>(value); }
 inline float __int_as_float(int value) { return simt_bits<float>(value); }

@@ -22,6 +22,17 @@ cudaError_t cudaGetLastError() {
 
 const char* cudaGetErrorString(cudaError_t) { return "an error set by a test"; }
 
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t stream) {
+  if (stream != simt::callers_stream()) return cudaErrorInvalidResourceHandle;
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return stream == simt::callers_stream() ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}
+
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   if (stream != simt::callers_stream()) return cudaErrorInvalidResourceHandle;
   std::memset(to, value, bytes);

@@ -6,6 +6,7 @@ import torch
 
 from fastseg import bilinear_upsample, upsample_argmax, upsample_cross_entropy, upsample_softmax
 from fastseg._info import CUDA_OPERATORS
+from fastseg.ops import permutohedral_filter, permutohedral_lattice
 
 pytestmark = pytest.mark.skipif(
     simt_device.missing() is not None, reason=str(simt_device.missing())
@@ -35,6 +36,52 @@ def test_same_bits_in_any_order(layout):
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert torch.equal(a, b)
+
+
+def lattice_results():
+    torch.manual_seed(0)
+    features = (2 * torch.randn(2, 5, 20, 17)).requires_grad_()
+    values = torch.randn(2, 3, 20, 17, requires_grad=True)
+    lattice = permutohedral_lattice(features)
+    filtered = permutohedral_filter(values, features, normalization="symmetric")
+    grads = torch.autograd.grad(filtered, (values, features), torch.randn_like(filtered))
+    return [*lattice, filtered, *grads]
+
+
+def test_lattices_have_the_same_bits_in_any_order():
+    """More contributions than one block scans or sorts."""
+    results = []
+    for order in simt_device.ORDERS:
+        with simt_device.emulated(order, seed=3):
+            results.append(lattice_results())
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_indices_that_are_out_of_range_make_nan():
+    """No index is read back to be refused, and none is trusted."""
+    features, values = torch.randn(1, 2, 4, 5), torch.randn(1, 20, 2)
+    with simt_device.emulated():
+        vertices, weights, _, neighbours, segments, contributors = permutohedral_lattice(features)
+        ops, large = torch.ops.fastseg, 2**30
+        wrong = contributors.clone()
+        wrong[0] = large
+        splatted = ops.permutohedral_splat(values, vertices, weights, segments, wrong)
+        assert splatted[0].isnan().all() and not splatted[1:].isnan().any()
+        wrong = segments.clone()
+        wrong[-1] = large
+        splatted = ops.permutohedral_splat(values, vertices, weights, wrong, contributors)
+        assert splatted[-1].isnan().all() and not splatted[:-1].isnan().any()
+        wrong = vertices.clone()
+        wrong[0, 3] = -1
+        sliced = ops.permutohedral_slice(splatted.nan_to_num(), wrong, weights)
+        assert sliced[0, 3].isnan().all() and not sliced[0, :3].isnan().any()
+        products = ops.permutohedral_vertex_products(splatted.nan_to_num(), values, wrong)
+        assert products[0, 3].isnan().all() and not products[0, :3].isnan().any()
+        wrong = neighbours.clone()
+        wrong[2, 0] = large
+        assert ops.permutohedral_blur(splatted.nan_to_num(), wrong, False)[0].isnan().all()
 
 
 def test_cuda_kernels_run_inside_only():
