@@ -12,7 +12,7 @@ PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.map' \
              -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test bench lint aarch64 sanitized clean
+.PHONY: demo test bench lint aarch64 sanitized simt-address simt-thread simt-nightly cuda-budget clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/fastseg demo
@@ -36,6 +36,33 @@ aarch64:
 # The same kernel tests with the compiler's checks of addresses and of undefined behaviour.
 sanitized:
 	OPTIMIZE=-O1 tests/native/run.sh sanitized
+
+# The CUDA kernels under the emulator of tests/simt: with the compiler's checks of addresses and of
+# undefined behaviour, and with its search for races, in which every CUDA thread is a thread. The
+# sanitizer must be in the process before Python is. Small shapes, in each order.
+SIMT_TESTS = -m pytest -q tests/simt/test_simt_device.py tests/ops -k "simt and small"
+simt-address: $(VENV)/test-tools
+	for order in forward reverse random; do \
+	  FASTSEG_SIMT_VARIANT=address FASTSEG_SIMT_ORDER=$$order ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  OMP_NUM_THREADS=1 $(VENV)/bin/python $(SIMT_TESTS) || exit 1; done
+
+simt-thread: $(VENV)/test-tools
+	for order in forward reverse random; do \
+	  FASTSEG_SIMT_VARIANT=thread FASTSEG_SIMT_ORDER=$$order \
+	  TSAN_OPTIONS="halt_on_error=1 report_signal_unsafe=0 atexit_sleep_ms=0" \
+	  LD_PRELOAD="$$(g++ -print-file-name=libtsan.so)" \
+	  OMP_NUM_THREADS=1 setarch -R $(VENV)/bin/python $(SIMT_TESTS) || exit 1; done
+
+# All tests that take devices, in each order, and with the larger shapes.
+simt-nightly: $(VENV)/test-tools
+	for order in forward reverse random; do \
+	  FASTSEG_NIGHTLY=1 FASTSEG_SIMT_ORDER=$$order OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest \
+	  --numprocesses=auto --dist=worksteal -q tests/simt tests/ops -k simt || exit 1; done
+
+# Registers, shared memory, spills and occupancy of every CUDA kernel, against csrc/cuda_budget.csv.
+cuda-budget: $(VENV)/installed
+	$(VENV)/bin/python tools/cuda_budget.py
 
 clean:
 	rm -rf $(VENV) build fastseg/*.so *.egg-info

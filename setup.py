@@ -35,6 +35,7 @@ TORCH = Path(torch_build.__file__).parents[1]
 
 # Sources in csrc/common that belong to one door only.
 TORCH_DOOR = ["csrc/common/torch_door.cpp"]
+CUDA_DOOR = ["csrc/common/cuda_door.cpp"]
 NUMPY_DOOR = ["csrc/common/numpy_door.cpp", "csrc/common/thread_pool.cpp"]
 
 KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"]
@@ -88,6 +89,27 @@ def cuda_build() -> tuple[list[str], Path | None]:
     return ([], None) if missing else (found, toolkit)
 
 
+# Of the CUDA toolkit that is found, all that it can compile of these, and later GPUs run the last.
+ARCHITECTURES = "8.0;8.6;9.0;10.0;12.0"
+
+
+def architectures() -> str:
+    """The GPUs that are built for, as messages name them: "sm_80, sm_86"."""
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", ARCHITECTURES).replace(" ", ";").split(";")
+    return ", ".join("sm_" + name.removesuffix("+PTX").replace(".", "") for name in listed if name)
+
+
+def toolkit_version(toolkit: Path) -> str:
+    """ "13.0" """
+    text = subprocess.run([toolkit / "bin" / "nvcc", "--version"], capture_output=True, text=True)
+    found = re.search(r"release (\d+\.\d+)", text.stdout)
+    return found[1] if found else "unknown"
+
+
+def text_macro(name: str, text: str) -> str:
+    return f'-D{name}="{text}"'
+
+
 def operators() -> Extension:
     rooms = [f"csrc/{room.name}/{room.name}.cpp" for room in sorted(ROOT.glob("csrc/*/"))]
     extension = Extension(
@@ -103,20 +125,29 @@ def operators() -> Extension:
     cuda_sources, toolkit = cuda_build()
     if toolkit:
         torch_build.CUDA_HOME = str(toolkit)
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;8.6;9.0;10.0;12.0")
-        extension.sources += cuda_sources
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+        extension.sources += [*CUDA_DOOR, *sources("csrc/*/cuda/*_cuda_door.cpp"), *cuda_sources]
         extension.include_dirs.append(str(toolkit / "include"))
         extension.library_dirs += [str(toolkit / "lib64"), str(toolkit / "lib")]
         extension.libraries += ["cudart_static", "rt", "dl", "pthread"]
+        extension.extra_compile_args["cxx"].append(
+            text_macro("FASTSEG_CUDA_ARCHITECTURES", architectures())
+        )
     return extension
 
 
 def numpy_door() -> Extension:
+    # Only what ``fastseg info`` says of the other module, which needs torch to be asked.
+    _, toolkit = cuda_build()
+    facts = []
+    if toolkit:
+        facts.append(text_macro("FASTSEG_CUDA_ARCHITECTURES", architectures()))
+        facts.append(text_macro("FASTSEG_CUDA_TOOLKIT", toolkit_version(toolkit)))
     return Extension(
         "fastseg._numpy",
         [*NUMPY_DOOR, *sources("csrc/numpy_library.cpp", "csrc/*/*_numpy.cpp")],
         include_dirs=[pybind11.get_include()],
-        extra_compile_args=[*CXX_FLAGS, "-pthread"],
+        extra_compile_args=[*CXX_FLAGS, *facts, "-pthread"],
         extra_link_args=["-pthread"],
         language="c++",
     )
@@ -157,7 +188,11 @@ class BuildKernels(torch_build.BuildExtension):
         run: so the objects of the weakest instruction set come first. (fastseg's own functions
         do not meet: each instruction set has a namespace of its own.)
         """
-        shared = {*sources("csrc/common/*.cpp", "csrc/*/*_check.cpp")} - {*TORCH_DOOR, *NUMPY_DOOR}
+        shared = {*sources("csrc/common/*.cpp", "csrc/*/*_check.cpp")} - {
+            *TORCH_DOOR,
+            *CUDA_DOOR,
+            *NUMPY_DOOR,
+        }
         objects = self.compile_folder("common", sorted(shared), CXX_FLAGS)
         for name, flags in INSTRUCTION_SETS.items():
             common = [*CXX_FLAGS, *KERNEL_FLAGS, f"-DFASTSEG_ISA={name}"]

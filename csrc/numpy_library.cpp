@@ -4,6 +4,12 @@
 #include "common/numpy_door.h"
 #include "common/thread_pool.h"
 
+// What fastseg._C was built with, set by setup.py; empty without CUDA.
+#if !defined(FASTSEG_CUDA_ARCHITECTURES)
+#define FASTSEG_CUDA_ARCHITECTURES ""
+#define FASTSEG_CUDA_TOOLKIT ""
+#endif
+
 // Entry point of fastseg._numpy: the kernels for NumPy arrays, with no torch.
 namespace fastseg {
 namespace {
@@ -42,6 +48,8 @@ PYBIND11_MODULE(_numpy, module) {
   module.def("get_num_threads", &get_num_threads, "Threads that a call may use.");
   module.def("set_num_threads", &set_threads, py::arg("threads"),
              "Threads that a call may use, from the next call on.");
+  module.attr("cuda_architectures") = FASTSEG_CUDA_ARCHITECTURES;
+  module.attr("cuda_toolkit") = FASTSEG_CUDA_TOOLKIT;
   define_image_features(module);
   define_mean_field(module);
 }

@@ -4,6 +4,9 @@ from typing import SupportsFloat, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+cuda_architectures: str
+cuda_toolkit: str
+
 def instruction_set() -> str: ...
 def set_instruction_set(name: str) -> None: ...
 def available_instruction_sets() -> list[str]: ...

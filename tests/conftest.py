@@ -1,6 +1,11 @@
 """Fixtures that every test may use: numbers, memory, devices, instruction sets, tolerances."""
 
+import os
+import zlib
+from pathlib import Path
+
 import pytest
+import simt_device
 import torch
 from torch import nn
 
@@ -28,18 +33,83 @@ def fixed_seed_and_poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
+ROOT = Path(__file__).parents[1]
+INSTRUCTION_SETS = _numpy.available_instruction_sets()
+DEVICES = {
+    "cpu": pytest.param("cpu"),
+    "simt": pytest.param("simt"),
+    "cuda": pytest.param("cuda", marks=pytest.mark.gpu),
+}
+
+
+def pytest_generate_tests(metafunc):
+    """Devices, and of the CPU the instruction sets: ``simt`` where the room has CUDA kernels.
+
+    Of a test marked ``cpu_only`` the CPU alone. Where there is no GPU, tests/test_gpu.py says so.
+    """
+    wants = {"device", "instruction_set"} & set(metafunc.fixturenames)
+    room = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
+    devices = dict(DEVICES)
+    if metafunc.definition.get_closest_marker("cpu_only"):
+        devices = {"cpu": devices["cpu"]}
+    elif not (ROOT / "csrc" / room / "cuda").is_dir():
+        del devices["simt"]
+    if _missing_for_cuda():
+        devices.pop("cuda", None)
+    if wants == {"device"}:
+        metafunc.parametrize("device", devices.values(), indirect=True)
+    elif wants == {"instruction_set"}:
+        metafunc.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
+    elif wants:
+        del devices["cpu"]
+        both = [pytest.param("cpu", name, id=name) for name in INSTRUCTION_SETS]
+        both += [pytest.param(*p.values, None, id=d, marks=p.marks) for d, p in devices.items()]
+        metafunc.parametrize(("device", "instruction_set"), both, indirect=True)
+
+
 def _missing_for_cuda() -> str | None:
-    key = torch._C._dispatch_has_kernel_for_dispatch_key
-    if not key("fastseg::permutohedral_lattice", "CUDA"):
+    """Why no test runs on a GPU here, or None."""
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("fastseg::bilinear_upsample", "CUDA"):
         return "fastseg is built without CUDA kernels"
     return None if torch.cuda.is_available() else "no CUDA device"
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="session")
+def missing_for_cuda():
+    return _missing_for_cuda()
+
+
+def pytest_report_header():
+    if missing := _missing_for_cuda():
+        return f"device cuda: left out, {missing}"
+    return "device cuda: " + torch.cuda.get_device_name()
+
+
+@pytest.fixture
 def device(request):
-    if request.param == "cuda" and (missing := _missing_for_cuda()):
-        pytest.skip(missing)
-    return request.param
+    """Where tensors are made if nothing else is said, and which kernels run.
+
+    ``simt`` is the CUDA kernels under the emulator of tests/simt, for tensors on the CPU, each test
+    with its threads in one of three orders; FASTSEG_SIMT_ORDER names one for all.
+    """
+    if request.param == "cuda":
+        with torch.device("cuda"):
+            yield "cuda"
+    elif request.param == "simt":
+        if missing := simt_device.missing():
+            pytest.skip(missing)
+        number = zlib.crc32(request.node.nodeid.encode())
+        order = os.environ.get("FASTSEG_SIMT_ORDER", simt_device.ORDERS[number % 3])
+        with simt_device.emulated(order, number):
+            yield "cpu"
+    else:
+        yield "cpu"
+
+
+@pytest.fixture
+def kernels(request, device):
+    """``cpu``, ``simt`` or ``cuda``: whose kernels run."""
+    return request.node.callspec.params["device"]
 
 
 @pytest.fixture(params=TOLERANCE, ids=str)
@@ -69,9 +139,12 @@ def close_scores(score_dtype):
     )
 
 
-@pytest.fixture(params=_numpy.available_instruction_sets())
+@pytest.fixture
 def instruction_set(request):
     """Each instruction set that this machine runs, in both doors."""
+    if request.param is None:  # not the CPU's kernels
+        yield None
+        return
     before = _numpy.instruction_set(), fastseg._C.instruction_set()
     for door in (_numpy, fastseg._C):
         door.set_instruction_set(request.param)

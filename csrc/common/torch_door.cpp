@@ -56,11 +56,11 @@ Tensor call_dispatcher(const char* op, const char* overload, StableIValue* stack
 using torch::headeronly::MemoryFormat;
 
 Tensor empty_in_format(const std::vector<int64_t>& shape, TensorType type,
-                       std::optional<MemoryFormat> format) {
+                       std::optional<Device> device, std::optional<MemoryFormat> format) {
   using torch::stable::detail::from;
   const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
   std::array<StableIValue, 6> stack = {from(sizes),        from(std::optional<TensorType>(type)),
-                                       from(std::nullopt), from(std::nullopt),
+                                       from(std::nullopt), from(device),
                                        from(std::nullopt), from(format)};
   return call_dispatcher("aten::empty", "memory_format", stack.data());
 }
@@ -124,19 +124,23 @@ void raise(const Error& error) {
   throw std::runtime_error("fastseg " + std::string(kind) + ": " + error.message);
 }
 
-Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type) {
-  return empty_in_format(shape, type, std::nullopt);
+Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type,
+                    std::optional<Device> device) {
+  return empty_in_format(shape, type, device, std::nullopt);
 }
 
 Tensor empty_image(int64_t batch, int64_t channels, int64_t height, int64_t width, TensorType type,
-                   bool channels_last) {
-  return empty_in_format({batch, channels, height, width}, type,
+                   bool channels_last, std::optional<Device> device) {
+  return empty_in_format({batch, channels, height, width}, type, device,
                          channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
-Tensor packed(const Tensor& tensor) {
+Tensor packed(const Tensor& tensor) { return packed_image(tensor, false); }
+
+Tensor packed_image(const Tensor& image, bool channels_last) {
   using torch::stable::detail::from;
-  std::array<StableIValue, 2> stack = {from(tensor), from(MemoryFormat::Contiguous)};
+  std::array<StableIValue, 2> stack = {
+      from(image), from(channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous)};
   return call_dispatcher("aten::contiguous", "", stack.data());
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -68,14 +69,17 @@ void with_torch_crew(Body&& body) {
                       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-// Uninitialised CPU tensor, and a contiguous copy or the tensor itself where it is contiguous;
-// std::bad_alloc where there is no memory for it.
-Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type);
+// Uninitialised tensor, on the CPU if nothing else is said, and a contiguous copy or the tensor
+// itself where it is contiguous; std::bad_alloc where there is no memory for it.
+using Device = torch::stable::Device;
+Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type,
+                    std::optional<Device> device = std::nullopt);
 Tensor packed(const Tensor& tensor);
 
-// Uninitialised (B, C, H, W), NCHW or channels_last.
+// Uninitialised (B, C, H, W), NCHW or channels_last; and such a tensor's numbers without gaps.
 Tensor empty_image(int64_t batch, int64_t channels, int64_t height, int64_t width, TensorType type,
-                   bool channels_last);
+                   bool channels_last, std::optional<Device> device = std::nullopt);
+Tensor packed_image(const Tensor& image, bool channels_last);
 
 template <typename T>
 const T* data(const Tensor& tensor) {

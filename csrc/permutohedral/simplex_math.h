@@ -1,18 +1,20 @@
 #pragma once
 
+#include "../common/host_device.h"
+
 // The arithmetic that places a point in the permutohedral lattice (Adams, Baek and Davis 2010,
 // section 3), written once for scalars and for vectors of points.
 namespace fastseg {
 
 // Scale of feature i of D: with it the lattice's blur has standard deviation one.
-inline double feature_scale(int i, int dims) {
+FASTSEG_HOST_DEVICE inline double feature_scale(int i, int dims) {
   return __builtin_sqrt(2.0 / 3.0) * (dims + 1) / __builtin_sqrt((i + 1.0) * (i + 2.0));
 }
 
 // Lifts a feature vector, already scaled, into the hyperplane of D + 1 coordinates that sum to
 // zero. Scalar is the element of Real, which may be a vector.
 template <typename Scalar, typename Real, int kDims>
-inline void elevate(const Real* feature, Real* elevated) {
+FASTSEG_HOST_DEVICE inline void elevate(const Real* feature, Real* elevated) {
   Real sum = feature[0] - feature[0];
   for (int j = kDims; j > 0; --j) {
     elevated[j] = sum - feature[j - 1] * static_cast<Scalar>(j);
@@ -29,8 +31,9 @@ inline void elevate(const Real* feature, Real* elevated) {
 // broken towards the lower coordinate.
 template <typename Scalar, typename Real, typename Integer, int kDims, typename Round,
           typename ToInteger, typename ToReal>
-inline void enclosing_simplex(const Real* elevated, Integer* cell, Integer* rank, Real* weight,
-                              Round round, ToInteger to_integer, ToReal to_real) {
+FASTSEG_HOST_DEVICE inline void enclosing_simplex(const Real* elevated, Integer* cell,
+                                                  Integer* rank, Real* weight, Round round,
+                                                  ToInteger to_integer, ToReal to_real) {
   constexpr int kVertices = kDims + 1;
   constexpr Scalar kSize = kVertices, kInverse = 1 / kSize;
   const Integer zero = {}, one = zero + 1;

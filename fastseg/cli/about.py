@@ -1,7 +1,7 @@
 """``fastseg demo`` and ``fastseg info``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,10 +55,22 @@ def info() -> None:
             "threads": str(found["num_threads"]),
             "torch": found["torch"] or "not installed",
             "torch operators": _torch_operators(),
-            "cuda": "built" if found["cuda"] else "not built",
+            **_cuda_lines(found["cuda"]),
         }
         for name, text in lines.items():
             typer.echo(f"{name + ':':<17}{text}")
+
+
+def _cuda_lines(cuda: dict[str, Any] | None) -> dict[str, str]:
+    if cuda is None:
+        return {"cuda": "not built"}
+    yes_or_no = {True: "yes", False: "no"}
+    return {
+        "cuda": f"built with toolkit {cuda['toolkit']} for {', '.join(cuda['architectures'])}",
+        "cuda operators": ", ".join(cuda["operators"]),
+        "cuda verified": f"under an emulator: {yes_or_no[cuda['emulator_verified']]}, "
+        f"on a GPU: {yes_or_no[cuda['gpu_verified']]}",
+    }
 
 
 def _torch_operators() -> str:

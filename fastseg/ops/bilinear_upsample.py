@@ -169,7 +169,8 @@ def upsample_cross_entropy(
     gradient's derivative would need the probabilities of all pixels, which are never stored;
     compose :func:`bilinear_upsample` with ``F.cross_entropy`` where it is needed. Where
     ``pixel_weight`` requires a gradient it gets one, and arrays of one number a pixel are made.
-    Two runs give identical bits, for every number of threads.
+    Two runs give identical bits, for every number of threads. On a GPU, of which nothing is read
+    back, a label that is no class cannot be refused: its loss is NaN, and so are mean and sum.
 
     Args:
         logits: ``(B, C, h, w)``, as the input of :func:`bilinear_upsample`.

@@ -18,6 +18,7 @@ KINDS: dict[str, type[Exception]] = {
     "ValueError": ValueError,
     "TypeError": TypeError,
     "MemoryError": MemoryError,
+    "RuntimeError": RuntimeError,
 }
 MARK = re.compile(rf"fastseg ({'|'.join(KINDS)}): ([^\n]*)")
 

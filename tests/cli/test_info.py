@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fastseg
-from fastseg import _numpy
+from fastseg import _numpy, cli
 from fastseg.cli import app
 
 
@@ -35,8 +35,31 @@ def test_torch_operators_load(lines):
     assert lines["torch operators"] == "load"
 
 
-def test_cuda_is_not_claimed(lines):
-    assert lines["cuda"] == "not built"
+def test_cuda_says_what_was_built_and_verified(lines):
+    if not _numpy.cuda_architectures:
+        assert lines["cuda"] == "not built"
+        assert "cuda verified" not in lines
+        return
+    assert lines["cuda"] == (
+        f"built with toolkit {_numpy.cuda_toolkit} for {_numpy.cuda_architectures}"
+    )
+    assert lines["cuda verified"] == "under an emulator: yes, on a GPU: no"
+
+
+def test_cuda_lines():
+    assert cli._cuda_lines(None) == {"cuda": "not built"}
+    cuda = {
+        "operators": ["a", "b"],
+        "architectures": ["sm_80", "sm_90"],
+        "toolkit": "13.0",
+        "emulator_verified": True,
+        "gpu_verified": False,
+    }
+    assert cli._cuda_lines(cuda) == {
+        "cuda": "built with toolkit 13.0 for sm_80, sm_90",
+        "cuda operators": "a, b",
+        "cuda verified": "under an emulator: yes, on a GPU: no",
+    }
 
 
 def test_version_option():

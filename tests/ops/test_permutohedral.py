@@ -19,6 +19,7 @@ from fastseg.reference.permutohedral import elevation
 from fastseg.reference.permutohedral import permutohedral_lattice as reference_lattice
 
 ops = torch.ops.fastseg
+pytestmark = pytest.mark.usefixtures("device")
 NORMALIZATIONS = ["none", "mean", "before", "after", "symmetric"]
 FILTERS = [(kind, self_message) for kind in NORMALIZATIONS for self_message in (True, False)]
 SHAPES = [
@@ -58,6 +59,7 @@ def test_filter_matches_reference(dims, dtype, close, instruction_set):
         )
 
 
+@pytest.mark.small
 @pytest.mark.parametrize("shape", SHAPES)
 def test_filter_of_every_shape(shape, dtype, device, close):
     values = torch.randn(shape, dtype=dtype, device=device)
@@ -77,6 +79,7 @@ def numbered_as_met(vertices):
     return torch.tensor(renumbered).reshape(vertices.shape), torch.tensor(old), place
 
 
+@pytest.mark.small
 @pytest.mark.parametrize("dims", [1, 2, 3, 5, 6, 9, 16])
 def test_lattice_matches_reference(dims, dtype, close):
     features = 1.5 * torch.randn(2, dims, 40, dtype=dtype)
@@ -123,6 +126,7 @@ def test_filter_of_any_shape(batch, channels, spatial, dims, spread):
 # Known answers
 
 
+@pytest.mark.small
 def test_constant_stays_constant(dtype, close):
     features = torch.randn(2, 5, 6, 7, dtype=dtype)
     values = torch.full((2, 2, 6, 7), 3.0, dtype=dtype)
@@ -436,6 +440,7 @@ def compare_with_compiled(compiled, kind, spatial):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.cpu_only
 def test_traced_filter():
     """Without a graph break, and one graph also for a size that it has not seen.
 
@@ -448,6 +453,7 @@ def test_traced_filter():
     compare_with_compiled(compiled, "symmetric", (3, 7))
 
 
+@pytest.mark.cpu_only
 def test_compiled_filter():
     torch._dynamo.reset()
     compare_with_compiled(torch.compile(smoothed, fullgraph=True), "none", (4, 5))
@@ -473,6 +479,7 @@ def test_batch_equals_loop(kind, self_message, instruction_set):
             assert torch.equal(a[one], b)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("kind", NORMALIZATIONS)
 def test_one_thread_equals_many(kind, num_threads, instruction_set):
     # So many points that torch shares a sum out among its threads.
@@ -486,6 +493,7 @@ def test_one_thread_equals_many(kind, num_threads, instruction_set):
             assert torch.equal(a, b)
 
 
+@pytest.mark.cpu_only
 def test_every_instruction_set_is_forced(instruction_set):
     assert fastseg._C.instruction_set() == instruction_set
 

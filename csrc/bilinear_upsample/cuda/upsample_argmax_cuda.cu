@@ -1,0 +1,31 @@
+#include <type_traits>
+
+#include "bilinear_upsample_cuda.h"
+#include "score_dispatch.cuh"
+#include "upsample_argmax_kernels.cuh"
+
+namespace fastseg {
+namespace cuda {
+
+cudaError_t upsample_argmax(const void* logits, const ScoreLayout& layout,
+                            const UpsampleGeometry& g, bool byte_labels, void* scratch,
+                            cudaStream_t stream, void* labels) {
+  with_type(layout.type, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    const auto tables = make_tables<Arithmetic<S>>(g, scratch, stream);
+    const unsigned tiles = blocks_for(g.height * g.width, kArgmaxThreads);
+    const unsigned blocks = tiles * static_cast<unsigned>(layout.batch);
+    const auto launch = [&](auto* out) {
+      using Label = std::remove_pointer_t<decltype(out)>;
+      FASTSEG_LAUNCH((argmax_of_pixels<S, Label>), blocks, kArgmaxThreads, 0, stream,
+                     static_cast<const S*>(logits), tables, row_axis(g), column_axis(g),
+                     layout.channels, g, tiles, out);
+    };
+    if (byte_labels) return launch(static_cast<uint8_t*>(labels));
+    return launch(static_cast<int64_t*>(labels));
+  });
+  return cudaGetLastError();
+}
+
+}  // namespace cuda
+}  // namespace fastseg

@@ -1,0 +1,92 @@
+#include <type_traits>
+
+#include "bilinear_upsample_cuda.h"
+#include "score_dispatch.cuh"
+#include "upsample_adjoint.cuh"
+#include "upsample_softmax_kernels.cuh"
+
+namespace fastseg {
+namespace cuda {
+namespace {
+
+template <typename S, int kPixels>
+void launch_planes(const S* logits, const AxisTables<Arithmetic<S>>& tables,
+                   const ScoreLayout& layout, const UpsampleGeometry& g, cudaStream_t stream,
+                   S* probs) {
+  const unsigned tiles = blocks_for(g.height * g.width, kSoftmaxThreads * kPixels);
+  const unsigned blocks = tiles * static_cast<unsigned>(layout.batch);
+  FASTSEG_LAUNCH((softmax_of_planes<S, kPixels>), blocks, kSoftmaxThreads, 0, stream, logits,
+                 tables, layout.channels, g, tiles, probs);
+}
+
+template <typename S>
+void launch_inner_products(const S* grad, const S* probs, const ScoreLayout& layout, int64_t pixels,
+                           cudaStream_t stream, Arithmetic<S>* sums) {
+  if (layout.channels_last) {
+    const unsigned blocks = blocks_for(layout.batch * pixels, kSoftmaxThreads / 32);
+    FASTSEG_LAUNCH(inner_products_of_pixels<S>, blocks, kSoftmaxThreads, 0, stream, grad, probs,
+                   layout.channels, layout.batch * pixels, sums);
+    return;
+  }
+  const unsigned tiles = blocks_for(pixels, kSoftmaxThreads);
+  FASTSEG_LAUNCH(inner_products_of_planes<S>, tiles * static_cast<unsigned>(layout.batch),
+                 kSoftmaxThreads, 0, stream, grad, probs, layout.channels, pixels, tiles, sums);
+}
+
+}  // namespace
+
+cudaError_t upsample_softmax(const void* logits, const ScoreLayout& layout,
+                             const UpsampleGeometry& g, void* scratch, cudaStream_t stream,
+                             void* probs) {
+  with_type(layout.type, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    constexpr int kPack = 16 / sizeof(S) < 4 ? 16 / sizeof(S) : 4;  // more take too many registers
+    const auto tables = make_tables<Arithmetic<S>>(g, scratch, stream);
+    const S* from = static_cast<const S*>(logits);
+    S* to = static_cast<S*>(probs);
+    if (layout.channels_last) {
+      const int64_t pixels = layout.batch * g.height * g.width;
+      FASTSEG_LAUNCH(softmax_of_pixels<S>, blocks_for(pixels, kSoftmaxThreads / 32),
+                     kSoftmaxThreads, 0, stream, from, tables, layout.batch, layout.channels, g,
+                     to);
+    } else if (pack_size<S, kPack>(g.width, to, to) == kPack) {
+      launch_planes<S, kPack>(from, tables, layout, g, stream, to);
+    } else {
+      launch_planes<S, 1>(from, tables, layout, g, stream, to);
+    }
+  });
+  return cudaGetLastError();
+}
+
+int64_t softmax_backward_scratch_bytes(const ScoreLayout& layout, const UpsampleGeometry& g) {
+  return table_bytes(g) + layout.batch * g.height * g.width * int64_t{sizeof(double)};
+}
+
+cudaError_t upsample_softmax_backward(const void* grad, const void* probs,
+                                      const ScoreLayout& layout, const UpsampleGeometry& g,
+                                      void* scratch, cudaStream_t stream, void* grad_logits) {
+  with_type(layout.type, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    using T = Arithmetic<S>;
+    const int64_t pixels = g.height * g.width;
+    T* sums = static_cast<T*>(scratch);
+    const auto tables = make_tables<T>(g, sums + layout.batch * pixels, stream);
+    const S *upstream = static_cast<const S*>(grad), *weights = static_cast<const S*>(probs);
+    launch_inner_products(upstream, weights, layout, pixels, stream, sums);
+    const SoftmaxGradient<S> gradient = {upstream,
+                                         weights,
+                                         sums,
+                                         static_cast<S*>(grad_logits),
+                                         layout.channels,
+                                         g.source_height,
+                                         g.source_width,
+                                         g.height,
+                                         g.width,
+                                         layout.channels_last};
+    launch_adjoint(gradient, tables, g, layout, stream);
+  });
+  return cudaGetLastError();
+}
+
+}  // namespace cuda
+}  // namespace fastseg

@@ -1,0 +1,64 @@
+#include "cuda_door.h"
+
+#include <sstream>
+
+namespace fastseg {
+
+// The architectures that the kernels are built for, "sm_80, sm_86"; setup.py sets it.
+#if !defined(FASTSEG_CUDA_ARCHITECTURES)
+#define FASTSEG_CUDA_ARCHITECTURES "none"
+#endif
+
+std::string cuda_error_text(cudaError_t error) {
+  std::ostringstream text;
+  switch (error) {
+    case cudaErrorNoKernelImageForDevice:
+      text << "the GPU must be of an architecture that fastseg was built for ("
+           << FASTSEG_CUDA_ARCHITECTURES
+           << "), got another; build fastseg with TORCH_CUDA_ARCH_LIST set to the GPU's compute "
+              "capability, 8.0 or later, or run it on the CPU";
+      break;
+    case cudaErrorInsufficientDriver:
+      text << "the NVIDIA driver must support CUDA " << CUDART_VERSION / 1000 << "."
+           << CUDART_VERSION % 1000 / 10
+           << ", got an older one; update the driver, or build fastseg with an older toolkit";
+      break;
+    default:
+      text << "CUDA reports " << cudaGetErrorString(error) << " (error " << static_cast<int>(error)
+           << ")";
+  }
+  return text.str();
+}
+
+#if defined(FASTSEG_SIMT)
+
+CudaCall::CudaCall(const char* op, const Tensor& tensor)
+    : op_(op), device_(tensor.device()), stream_(simt::callers_stream()) {}
+
+#else
+
+CudaCall::CudaCall(const char* op, const Tensor& tensor)
+    : op_(op), device_(tensor.device()), guard_(tensor.get_device_index()) {
+  const auto stream = torch::stable::accelerator::getCurrentStream(tensor.get_device_index());
+  stream_ = static_cast<cudaStream_t>(stream.nativeHandle());
+}
+
+#endif
+
+void* CudaCall::scratch(int64_t bytes) {
+  scratch_.push_back(empty_tensor({bytes}, TensorType::Byte, device_));
+  return scratch_.back().mutable_data_ptr();
+}
+
+void CudaCall::read(const void* device_memory, int64_t bytes, void* to) const {
+  check(cudaMemcpyAsync(to, device_memory, bytes, cudaMemcpyDeviceToHost, stream_));
+  check(cudaStreamSynchronize(stream_));
+}
+
+void CudaCall::check(cudaError_t error) const {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error("fastseg RuntimeError: " + std::string(op_) + ": " +
+                           cuda_error_text(error));
+}
+
+}  // namespace fastseg

@@ -1,0 +1,83 @@
+#include <type_traits>
+#include <utility>
+
+#include "permutohedral_cuda.h"
+#include "permutohedral_kernels.cuh"
+
+namespace fastseg {
+namespace cuda {
+namespace {
+
+unsigned blocks_of(int64_t threads) {
+  return static_cast<unsigned>((threads + kFilterThreads - 1) / kFilterThreads);
+}
+
+// use(null pointer of the type of the values).
+template <typename Use>
+void with_real(bool double_precision, Use&& use) {
+  if (double_precision) return use(static_cast<double*>(nullptr));
+  return use(static_cast<float*>(nullptr));
+}
+
+}  // namespace
+
+cudaError_t splat(const void* values, const void* barycentric, const int64_t* segments,
+                  const int64_t* contributors, int64_t contributions, bool double_precision,
+                  int64_t dims, int64_t vertices, int64_t channels, cudaStream_t stream,
+                  void* lattice) {
+  with_real(double_precision, [&](auto* type) {
+    using Real = std::remove_pointer_t<decltype(type)>;
+    FASTSEG_LAUNCH(splat_segments<Real>, blocks_of(vertices * channels), kFilterThreads, 0, stream,
+                   static_cast<const Real*>(values), static_cast<const Real*>(barycentric),
+                   segments, contributors, contributions, static_cast<int>(dims + 1), vertices,
+                   channels, static_cast<Real*>(lattice));
+  });
+  return cudaGetLastError();
+}
+
+cudaError_t blur(void* lattice, void* other, const int32_t* neighbours, bool double_precision,
+                 int64_t dims, int64_t vertices, int64_t channels, bool reverse,
+                 cudaStream_t stream, void** result) {
+  with_real(double_precision, [&](auto* type) {
+    using Real = std::remove_pointer_t<decltype(type)>;
+    for (int64_t step = 0; step <= dims; ++step) {
+      const int64_t axis = reverse ? dims - step : step;
+      FASTSEG_LAUNCH(blur_axis<Real>, blocks_of(vertices * channels), kFilterThreads, 0, stream,
+                     static_cast<const Real*>(lattice), neighbours + axis * vertices * 2, vertices,
+                     channels, static_cast<Real*>(other));
+      std::swap(lattice, other);
+    }
+  });
+  *result = lattice;
+  return cudaGetLastError();
+}
+
+cudaError_t slice(const void* lattice, const int32_t* vertices, const void* barycentric,
+                  bool double_precision, int64_t dims, int64_t points, int64_t vertex_count,
+                  int64_t channels, cudaStream_t stream, void* values) {
+  with_real(double_precision, [&](auto* type) {
+    using Real = std::remove_pointer_t<decltype(type)>;
+    FASTSEG_LAUNCH(slice_points<Real>, blocks_of(points * channels), kFilterThreads, 0, stream,
+                   static_cast<const Real*>(lattice), vertices,
+                   static_cast<const Real*>(barycentric), static_cast<int>(dims + 1), points,
+                   vertex_count, channels, static_cast<Real*>(values));
+  });
+  return cudaGetLastError();
+}
+
+cudaError_t vertex_products(const void* lattice, const void* values, const int32_t* vertices,
+                            bool double_precision, int64_t dims, int64_t points,
+                            int64_t vertex_count, int64_t channels, cudaStream_t stream,
+                            void* products) {
+  with_real(double_precision, [&](auto* type) {
+    using Real = std::remove_pointer_t<decltype(type)>;
+    FASTSEG_LAUNCH(multiply_vertices<Real>, blocks_of(points * (dims + 1)), kFilterThreads, 0,
+                   stream, static_cast<const Real*>(lattice), static_cast<const Real*>(values),
+                   vertices, static_cast<int>(dims + 1), points, vertex_count, channels,
+                   static_cast<Real*>(products));
+  });
+  return cudaGetLastError();
+}
+
+}  // namespace cuda
+}  // namespace fastseg

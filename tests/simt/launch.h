@@ -1,0 +1,41 @@
+#pragma once
+
+#include <driver_types.h>
+
+#include <cstddef>
+#include <functional>
+
+#include "grid_index.h"
+
+// Launches: all blocks of the grid, one after the other, on the calling thread, before the launch
+// returns.
+namespace simt {
+
+struct Launch {
+  const char* kernel;
+  dim3 grid, block;
+  size_t shared_bytes;
+  cudaStream_t stream;
+};
+
+// std::runtime_error for a configuration that no GPU of compute capability 8.0 and later takes,
+// and for what the kernel does wrong.
+void launch(const Launch& launch, const std::function<void()>& body);
+
+// The only stream that launches may name: what the doors of the emulated library are told is the
+// caller's.
+cudaStream_t callers_stream();
+
+}  // namespace simt
+
+// For who loads the library.
+#pragma GCC visibility push(default)
+extern "C" {
+// "forward", "reverse" or "random": the order of threads and blocks. False for another name.
+bool simt_set_order(const char* name, unsigned seed);
+// Launches so far.
+long long simt_launch_count();
+// The error that the next cudaGetLastError() tells.
+void simt_set_error(int error);
+}
+#pragma GCC visibility pop
