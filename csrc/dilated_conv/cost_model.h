@@ -66,8 +66,7 @@ inline double direct_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) 
 inline double winograd_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
   const winograd::Best best = winograd::best(g, wishes.high_accuracy);
   const double pairs = static_cast<double>(g.in_channels) * static_cast<double>(g.out_channels);
-  const double weights =
-      pairs * static_cast<double>(best.rows.weight_products * best.columns.weight_products);
+  const double weights = pairs * static_cast<double>(best.weight_products());
   const double of_weights = weights * winograd::kWeightCost;
   return static_cast<double>(g.batch) * (best.cost - of_weights) + of_weights +
          (wishes.transformed ? 0 : weights * 0.5) + layout_cost(g, wishes);
