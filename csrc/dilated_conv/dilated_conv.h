@@ -37,6 +37,7 @@ enum class ConvAlgorithm {
   kWinograd,      // 3x3, stride 1, one group: error below 3e-5 of the largest output
   kWinogradHigh,  // the same with transforms whose error is below 3e-6
   kPointwise,     // 1x1, no padding, one group
+  kStrassen,      // the same with seven eighths of the products; channels in multiples of 32
 };
 
 // (B, C, H, W) of any layout: strides in elements.

@@ -231,14 +231,23 @@ inline Best best(ConvGeometry g, bool high) {
 
 }  // namespace winograd
 
+inline bool is_dense(const ConvGeometry& g) { return g.stride[0] == 1 && g.stride[1] == 1; }
+
 inline bool winograd_serves(const ConvGeometry& g) {
-  return g.kernel_height == 3 && g.kernel_width == 3 && g.stride[0] == 1 && g.stride[1] == 1 &&
-         g.groups == 1 && g.in_channels >= 16 && g.out_channels >= 16;
+  return g.kernel_height == 3 && g.kernel_width == 3 && is_dense(g) && g.groups == 1 &&
+         g.in_channels >= 16 && g.out_channels >= 16;
 }
 
 inline bool pointwise_serves(const ConvGeometry& g) {
   return g.taps() == 1 && g.groups == 1 && g.padding[0] == 0 && g.padding[1] == 0 &&
          g.padding[2] == 0 && g.padding[3] == 0;
+}
+
+// Both matrices are halved along the channels, and halves are whole panels.
+constexpr int64_t kStrassenUnit = 32;
+inline bool strassen_serves(const ConvGeometry& g) {
+  return pointwise_serves(g) && g.in_channels % kStrassenUnit == 0 &&
+         g.out_channels % kStrassenUnit == 0;
 }
 
 inline bool is_depthwise(const ConvGeometry& g) {
@@ -275,6 +284,8 @@ inline PackedLayout packed_layout(const ConvGeometry& g, ConvAlgorithm algorithm
       }
     }
     layout.size = best.weight_products() * panels * 16 * g.in_channels;
+  } else if (algorithm == ConvAlgorithm::kStrassen) {
+    layout.size = g.in_channels * g.out_channels / 4 * 7;
   } else if (is_depthwise(g)) {
     layout.size = g.taps() * g.out_channels;
   } else {

@@ -15,7 +15,7 @@ from fastseg.ops.errors import user_errors
 
 OP = "dilated_conv2d"
 TORCH = "torch"  # torch's own convolution, where an algorithm is named
-ALGORITHMS = ("direct", "winograd", "winograd-high", "pointwise", TORCH)
+ALGORITHMS = ("direct", "winograd", "winograd-high", "pointwise", "strassen", TORCH)
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -45,7 +45,8 @@ def dilated_conv2d(
     Which algorithm runs is decided from the shapes, the geometry and the memory format, by a model
     of its cost. The number of threads and earlier calls have no part in it. ``"direct"`` serves
     everything and leaves out taps that meet only padding; ``"pointwise"`` a 1x1 kernel with no
-    padding and one group; ``"winograd"`` and ``"winograd-high"`` a 3x3 kernel of any rate with
+    padding and one group; ``"strassen"`` the same where both numbers of channels are multiples of
+    32; ``"winograd"`` and ``"winograd-high"`` a 3x3 kernel of any rate with
     stride 1 and one group, on each of the rate * rate interleaved images; ``"torch"`` is torch's
     own convolution, followed by what is to be fused. float64, float16 and bfloat16 are computed by
     ``"direct"`` where none is named; the last two in float32.
@@ -306,15 +307,18 @@ def prepack(weight: Tensor, geometry: ConvGeometry, input_shape: Sequence[int]) 
 
 def run_prepacked(layer: Layer) -> Tensor:
     """torch's convolution on weights from :func:`prepack`, in place of ``layer.weight``."""
-    relu = layer.activation == "relu"
-    fused = "relu" if relu and layer.residual is None else "none"
-    output: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
-        *layer[:3], *onednn_geometry(layer.geometry), fused, [], ""
-    )
-    if layer.residual is None:
-        return output
-    output = output.add_(layer.residual)
-    return output.relu_() if relu else output
+    relu = "relu" if layer.activation == "relu" else None
+    input, weight, bias, residual = layer[:4]
+    geometry = onednn_geometry(layer.geometry)
+    operator = torch.ops.mkldnn._convolution_pointwise
+    output: Tensor
+    if residual is None:
+        output = operator.default(input, weight, bias, *geometry, relu or "none", [], "")
+    else:
+        output = operator.binary(
+            input, residual, weight, bias, *geometry, "add", 1.0, relu, [], None
+        )
+    return output
 
 
 def onednn_geometry(geometry: ConvGeometry) -> tuple[list[int], list[int], list[int], int]:

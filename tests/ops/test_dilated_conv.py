@@ -33,6 +33,9 @@ CASES = {
     "depthwise": ((1, 17, 9, 9), (17, 1, 3, 3), {"groups": 17, "padding": "same", "rate": 2}),
     "depthwise-stride": ((1, 5, 9, 9), (10, 1, 3, 3), {"groups": 5, "padding": 1, "stride": 2}),
     "pointwise": ((2, 19, 5, 7), (33, 19, 1, 1), {}),
+    "strassen": ((2, 64, 13, 11), (96, 64, 1, 1), {}),
+    "strassen-stride": ((1, 32, 7, 8), (32, 32, 1, 1), {"stride": (2, 3)}),
+    "strassen-blocks": ((1, 1056, 5, 5), (32, 1056, 1, 1), {}),
     "pointwise-stride": ((1, 5, 5, 7), (6, 5, 1, 1), {"stride": 2}),
     "pointwise-padded": ((1, 5, 5, 7), (6, 5, 1, 1), {"padding": (1, 0, 2, 0)}),
     "4x4-same": ((1, 3, 9, 8), (2, 3, 4, 4), {"rate": 2, "padding": "same"}),
@@ -45,7 +48,7 @@ CASES = {
     "kernel-fills-the-image": ((2, 16, 5, 5), (16, 16, 3, 3), {"rate": 2}),
     "empty-batch": ((0, 16, 7, 9), (16, 16, 3, 3), {"padding": "same"}),
 }
-ALGORITHMS = ["direct", "pointwise", "winograd", "winograd-high", "torch"]
+ALGORITHMS = ["direct", "pointwise", "strassen", "winograd", "winograd-high", "torch"]
 BOUND = {  # greatest error, relative to the largest output
     torch.float64: 1e-13,
     torch.float32: 3e-5,
@@ -65,6 +68,8 @@ def serving(case: str, dtype: torch.dtype = torch.float32) -> list[str]:
         served += ["winograd", "winograd-high"]
     if kernel == [1, 1] and not grouped and not geometry.get("padding"):
         served.append("pointwise")
+        if inputs % 32 == outputs % 32 == 0:
+            served.append("strassen")
     return served
 
 
@@ -113,7 +118,7 @@ def test_matches_reference(case, channels_last, instruction_set):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_what_is_fused_is_optional(algorithm):
-    case = "pointwise" if algorithm == "pointwise" else "rate-2-same"
+    case = algorithm if algorithm in ("pointwise", "strassen") else "rate-2-same"
     image, weight, options = layer(case, torch.float32)
     for left_out in ("bias", "residual", "activation"):
         fewer = {**options, left_out: None}
@@ -559,6 +564,7 @@ BITS = {
     "winograd": ((2, 40, 33, 31), (48, 40, 3, 3), {"rate": 2, "padding": "same"}),
     "winograd-high": ((1, 64, 41, 41), (40, 64, 3, 3), {"rate": 6, "padding": "same"}),
     "pointwise": ((1, 96, 41, 41), (130, 96, 1, 1), {}),
+    "strassen": ((2, 96, 25, 23), (64, 96, 1, 1), {}),
     "depthwise": ((1, 80, 41, 41), (80, 1, 3, 3), {"groups": 80, "padding": "same"}),
 }
 
@@ -755,8 +761,8 @@ REJECTED = {
     "algorithm": (
         {"algorithm": "fft"},
         ValueError,
-        "algorithm must be one of 'direct', 'winograd', 'winograd-high', 'pointwise', 'torch', "
-        "got 'fft'",
+        "algorithm must be one of 'direct', 'winograd', 'winograd-high', 'pointwise', "
+        "'strassen', 'torch', got 'fft'",
     ),
     "algorithm-and-determinism": (
         {"algorithm": "torch", "deterministic": True},
@@ -774,6 +780,16 @@ REJECTED = {
         ValueError,
         "algorithm must serve the layer, got 'pointwise', which needs a 1x1 kernel, no padding and "
         "one group",
+    ),
+    "algorithm-strassen": (
+        {
+            "algorithm": "strassen",
+            "input": torch.ones(1, 32, 4, 5),
+            "weight": torch.ones(48, 32, 1, 1),
+        },
+        ValueError,
+        "algorithm must serve the layer, got 'strassen', which needs a 1x1 kernel, no padding, one "
+        "group and multiples of 32 channels",
     ),
     "algorithm-float64": (
         {

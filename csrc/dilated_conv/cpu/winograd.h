@@ -41,7 +41,7 @@ class WinogradGroup {
   WinogradGroup(const Layer<float>& layer, const TileGroup& group, bool high)
       : layer_(layer),
         group_(group),
-        stream_(is_streamed(layer)),
+        stream_(is_streamed(layer, layer.geometry.group_outputs())),
         depth_(high ? kDepthOfHigh : kDepthOfDefault) {
     with_line(group.rows.algorithm, [&](auto* line) {
       using L = std::remove_pointer_t<decltype(line)>;
