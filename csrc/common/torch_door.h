@@ -73,7 +73,11 @@ void with_torch_crew(Body&& body) {
 Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type);
 Tensor packed(const Tensor& tensor);
 
-// Uninitialised (B, C, H, W), NCHW or channels_last.
+// Uninitialised floats that stay for long, such as a layer's weights; on huge pages if many.
+Tensor empty_lasting(int64_t size);
+
+// Uninitialised (B, C, H, W), NCHW or channels_last. Large ones lie in scratch memory, and their
+// pages wait for the next call.
 Tensor empty_image(int64_t batch, int64_t channels, int64_t height, int64_t width, TensorType type,
                    bool channels_last);
 

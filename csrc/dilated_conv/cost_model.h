@@ -88,9 +88,11 @@ inline std::optional<ConvAlgorithm> choose_pointwise(const ConvGeometry& g,
                                                      const AlgorithmWishes& wishes) {
   // torch's kernels are of the speed of this one, and those for planar images far slower.
   const bool torch = wishes.channels_last && !wishes.deterministic;
-  const int64_t fewest = wishes.channels_last ? 128 : 1024;  // input channels that are worth it
-  const bool worth = !wishes.high_accuracy && strassen_serves(g) && g.in_channels >= fewest &&
-                     g.out_channels >= 128 && g.out_height() * g.out_width() >= 128;
+  const int64_t fewest_inputs = wishes.channels_last ? 128 : 1024,
+                fewest_outputs = torch ? 256 : 128;
+  const bool worth = !wishes.high_accuracy && strassen_serves(g) &&
+                     g.in_channels >= fewest_inputs && g.out_channels >= fewest_outputs &&
+                     g.out_height() * g.out_width() >= 128;
   const double other =
       torch ? cost_model::torch_cost(g, wishes) : cost_model::direct_cost(g, wishes);
   if (worth && cost_model::strassen_cost(g, wishes) < other) return ConvAlgorithm::kStrassen;

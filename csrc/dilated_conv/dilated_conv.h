@@ -77,6 +77,9 @@ struct DilatedConvKernels {
   // packed (packed_weight_size(geometry, algorithm)); the same bits for every instruction set.
   void (*transform)(const ConvGeometry& geometry, ConvAlgorithm algorithm, ElementType type,
                     const ConvWeight& weight, Parallel parallel, float* packed);
+  // pixels (B, H, W, C) = image (B, C, H, W).
+  void (*to_pixels)(const Image<const float>& image, int64_t batch, int64_t channels,
+                    int64_t height, int64_t width, Parallel parallel, float* pixels);
 };
 
 }  // namespace fastseg

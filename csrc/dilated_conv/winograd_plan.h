@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "dilated_conv.h"
@@ -293,6 +294,13 @@ inline PackedLayout packed_layout(const ConvGeometry& g, ConvAlgorithm algorithm
   }
   layout.size += kPackedHeader;
   return layout;
+}
+
+// What tells packed weights of one layer from others.
+inline std::string layout_text(const PackedLayout& layout) {
+  std::string text = std::to_string(layout.size);
+  for (float value : layout.header) text += " " + std::to_string(static_cast<int64_t>(value));
+  return text;
 }
 
 }  // namespace fastseg

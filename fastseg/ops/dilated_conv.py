@@ -58,7 +58,9 @@ def dilated_conv2d(
     Two runs give identical bits, for every number of threads, unless torch's convolution was
     chosen, which promises neither; ``deterministic=True`` never chooses it. Differentiable with
     respect to input, weight, bias and residual, any number of times; the gradients are torch's
-    convolutions. NaN and infinity spread at least to the outputs whose taps meet them; Winograd's
+    convolutions. The workspace beside input, output and transformed weights is at most twice what
+    these take together; its pages, and those of large outputs, wait for the next call. NaN and
+    infinity spread at least to the outputs whose taps meet them; Winograd's
     tiles spread them to neighbouring outputs.
 
     Args:
@@ -387,6 +389,11 @@ def _(  # type: ignore[no-untyped-def]
     return input.new_empty(shape).contiguous(memory_format=format_of(input))
 
 
+@torch.library.register_fake("fastseg::to_channels_last")
+def _(image: Tensor) -> Tensor:
+    return torch.empty_like(image, memory_format=torch.channels_last)
+
+
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     input, weight, bias, _, rate, padding, stride, groups, activation = inputs[:9]
     ctx.geometry = ConvGeometry(tuple(rate), tuple(padding), tuple(stride), groups)
@@ -462,6 +469,7 @@ def refuse_gradient(op: str, instead: str) -> None:
 
 refuse_gradient("dilated_conv2d_transform", OP)
 refuse_gradient("dilated_conv2d_transformed", OP)
+refuse_gradient("to_channels_last", "Tensor.contiguous")
 
 
 # Weights that are transformed once for many calls; fastseg.inference keeps them.
@@ -475,6 +483,28 @@ def transform_weight(
         weight, input_size, *geometry, algorithm
     )
     return transformed
+
+
+@lru_cache(maxsize=4096)
+def weight_layout(
+    weight_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    input_size: tuple[int, int],
+    algorithm: str,
+) -> str:
+    """Equal for sizes whose calls of ``algorithm`` read the same transformed weights."""
+    layout: str = torch.ops.fastseg.dilated_conv2d_layout(
+        input_size, weight_shape, *geometry, algorithm
+    )
+    return layout
+
+
+def to_channels_last(image: Tensor) -> Tensor:
+    """In channels_last, for inference; torch's own copy takes ten times as long."""
+    if image.dtype != torch.float32 or image.is_contiguous(memory_format=torch.channels_last):
+        return image.contiguous(memory_format=torch.channels_last)
+    copy: Tensor = call_plainly(torch.ops.fastseg.to_channels_last.default, (image,))
+    return copy
 
 
 def convolve_transformed(layer: Layer, weight_shape: Sequence[int], algorithm: str) -> Tensor:

@@ -185,7 +185,7 @@ void transform(const ConvGeometry& g, ConvAlgorithm algorithm, ElementType type,
 }  // namespace
 
 const DilatedConvKernels& dilated_conv_kernels() {
-  static const DilatedConvKernels kernels = {convolve, transform};
+  static const DilatedConvKernels kernels = {convolve, transform, to_pixels<float>};
   return kernels;
 }
 
