@@ -79,9 +79,14 @@ class Depthwise {
         seen.push_back(pixel ? pixel : zeros_.data());
       }
     }
+    // What the next block sees in the last row; the other rows were seen before.
+    const int64_t last = y * g.stride[0] - g.padding[0] + (all_rows - 1) * g.rate[0];
+    const T* ahead[kOutputs];
     T* output[kOutputs];
     const T* residual[kOutputs];
     for (int i = 0; i < kOutputs; ++i) {
+      const T* pixel = pixel_at(b, last, x - g.padding[2] + (kOutputs + 2 + i) * step_);
+      ahead[i] = pixel ? pixel : zeros_.data();
       output[i] = layer_.output.at(b, y, x + i * step_);
       residual[i] = layer_.residual.data ? layer_.residual.at(b, y, x + i * step_) : nullptr;
     }
@@ -93,6 +98,8 @@ class Depthwise {
       const V bias = layer_.bias ? load<V>(layer_.bias + c) : V{};
 #pragma GCC unroll 8
       for (int i = 0; i < kOutputs; ++i) sum[i] = bias;
+#pragma GCC unroll 8
+      for (int i = 0; i < kOutputs; ++i) __builtin_prefetch(ahead[i] + c, 0, 2);
       const T* const* pixel = seen.data();
       for (int64_t row = 0; row < rows; ++row, pixel += kOutputs + 2) {
         V weight[3];
