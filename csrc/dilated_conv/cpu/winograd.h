@@ -42,7 +42,10 @@ class WinogradGroup {
       : layer_(layer),
         group_(group),
         stream_(is_streamed(layer, layer.geometry.group_outputs())),
-        depth_(high ? kDepthOfHigh : kDepthOfDefault) {
+        short_(short_transforms(group.rows.algorithm, group.columns.algorithm)),
+        depth_(short_.input ? kDepth
+               : high       ? kDepthOfHigh
+                            : kDepthOfDefault) {
     with_line(group.rows.algorithm, [&](auto* line) {
       using L = std::remove_pointer_t<decltype(line)>;
       row_input_ = input_pass<L>;
@@ -53,7 +56,6 @@ class WinogradGroup {
       column_input_ = input_pass<L>;
       column_finish_ = finish_pass<L>;
     });
-    short_ = short_transforms(group.rows.algorithm, group.columns.algorithm);
     plan_memory();
   }
 
@@ -105,7 +107,8 @@ class WinogradGroup {
   static constexpr int64_t kValues = int64_t{6} << 20;  // transformed input kept at once, 24 MiB
   static constexpr int64_t kFewTiles = 128;             // below this the weights are read too often
   static constexpr int64_t kSmallestSlice = 16;
-  // Blocks of channels in the sums. Short ones round less, and cost 2 % of the speed.
+  // Blocks of channels in the sums, but for short tiles, whose transforms hardly round. Short
+  // blocks round less, and cost 2 % of the speed.
   static constexpr int64_t kDepthOfDefault = 256, kDepthOfHigh = 128;
   // Products of one tile lie this much more than a multiple of their size apart: caches hold few
   // lines at distances that are powers of two.
@@ -143,7 +146,7 @@ class WinogradGroup {
     const int64_t most = std::min(kValues, of_layer);
     slice_ = g.in_channels;
     chunk_ = std::min(total, std::max<int64_t>(kTileRows, most / (products * g.in_channels)));
-    if (chunk_ >= std::min(total, kFewTiles) || g.in_channels < 2 * kDepthOfDefault) {
+    if (chunk_ >= std::min(total, kFewTiles) || g.in_channels < 2 * depth_) {
       chunk_ = Cut(total, kTileRows, chunk_).size;
       return;
     }
@@ -151,8 +154,7 @@ class WinogradGroup {
     const int64_t sums = products * panels_of<float>(g.out_channels) * kPanel<float>;
     chunk_ = std::min(total, std::max(kFewTiles, most / 2 / sums));
     chunk_ = Cut(total, kTileRows, chunk_).size;
-    slice_ =
-        std::max<int64_t>(1, most / 2 / (products * chunk_) / kDepthOfDefault) * kDepthOfDefault;
+    slice_ = std::max<int64_t>(1, most / 2 / (products * chunk_) / depth_) * depth_;
   }
   int64_t tiles() const { return layer_.geometry.batch * group_.per_image(); }
   int64_t slices() const {
@@ -303,11 +305,11 @@ class WinogradGroup {
   const Layer<float>& layer_;
   const TileGroup group_;
   const bool stream_;
-  const int64_t depth_;
+  const ShortTransforms short_;  // in place of the passes, if not null
+  const int64_t depth_;          // block of channels in the sums
   InputPass row_input_, column_input_;
   OutputPass row_output_;
   FinishPass column_finish_;
-  ShortTransforms short_;                       // in place of the passes, if not null
   int64_t chunk_, slice_;                       // tiles and channels at once
   int64_t first_, count_, channel_, channels_;  // those now
   float* values_ = nullptr;                     // [product][tile][channel]

@@ -125,11 +125,15 @@ struct ShortTile<LineOfThree, LineOfThree> {
 // `in`: for each pixel by rows, `count` channels, a whole number of vectors.
 using ShortInput = void (*)(const float* const* in, int64_t count, float* out, int64_t out_stride);
 
+constexpr int64_t kChunkAhead = 64;  // channels to fetch ahead: those of the next call
+
 template <typename Tile>
 void short_input(const float* const* in, int64_t count, float* out, int64_t out_stride) {
   using V = Wide<float>;
   for (int64_t c = 0; c < count; c += kWideLanes<float>) {
     V from[Tile::kInputs], to[Tile::kProducts];
+#pragma GCC unroll 9
+    for (int i = 0; i < Tile::kInputs; ++i) __builtin_prefetch(in[i] + c + kChunkAhead, 0, 2);
 #pragma GCC unroll 9
     for (int i = 0; i < Tile::kInputs; ++i) from[i] = load<V>(in[i] + c);
     Tile::input(from, to);
