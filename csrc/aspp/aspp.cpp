@@ -72,10 +72,45 @@ Tensor aspp_transform(std::vector<Tensor> weights, std::vector<int64_t> input_si
     raise_if(check_aspp(op, {input, infos, {}, rates, combine.value, "none", accuracy.value}, true,
                         &call));
     for (size_t i = 0; i < weights.size(); ++i) call.branches[i].weight = weight_of(weights[i]);
-    Tensor transformed = empty_tensor({aspp_packed_size(call)}, TensorType::Float);
+    Tensor transformed = empty_lasting(aspp_packed_size(call));
     with_torch_crew(
         [&] { kernels().transform(call, torch_threads(), mutable_data<float>(transformed)); });
     return transformed;
+  });
+}
+
+// The weights of branches that are given as shapes, one after the other.
+std::vector<ArgumentInfo> weights_of(const char* op, const std::vector<int64_t>& weight_shapes) {
+  std::vector<ArgumentInfo> weights;
+  if (weight_shapes.size() % 4 != 0) {
+    raise(value_error(op, ": weight_shapes must have four entries for each weight, got ",
+                      weight_shapes.size()));
+  }
+  for (size_t i = 0; i < weight_shapes.size(); i += 4) {
+    weights.push_back({"weight_shapes[" + std::to_string(i / 4) + "]",
+                       {weight_shapes.begin() + i, weight_shapes.begin() + i + 4},
+                       ScalarType::kFloat32,
+                       "float32"});
+  }
+  return weights;
+}
+
+std::string aspp_layout(std::vector<int64_t> input_size, std::vector<int64_t> weight_shapes,
+                        std::vector<int64_t> rates, Text combine, Text accuracy) {
+  const char* op = "aspp_layout";
+  return with_error_kinds(op, [&] {
+    raise_if(check_input_size(op, input_size));
+    const std::vector<ArgumentInfo> weights = weights_of(op, weight_shapes);
+    if (weights.empty()) raise(value_error(op, ": weight_shapes must not be empty"));
+    const ArgumentInfo input = {"input",
+                                {1, weights[0].shape[1], input_size[0], input_size[1]},
+                                ScalarType::kFloat32,
+                                "float32"};
+    AsppCall call = {};
+    call.type = ElementType::kFloat;
+    raise_if(check_aspp(op, {input, weights, {}, rates, combine.value, "none", accuracy.value},
+                        true, &call));
+    return aspp_layout_text(call);
   });
 }
 
@@ -84,17 +119,7 @@ Tensor aspp_transformed(const Tensor& input, const Tensor& transformed, std::vec
                         Text combine, Text activation, Text accuracy) {
   const char* op = "aspp_transformed";
   return with_error_kinds(op, [&] {
-    std::vector<ArgumentInfo> weights;
-    if (weight_shapes.size() % 4 != 0) {
-      raise(value_error(op, ": weight_shapes must have four entries for each weight, got ",
-                        weight_shapes.size()));
-    }
-    for (size_t i = 0; i < weight_shapes.size(); i += 4) {
-      weights.push_back({"weight_shapes[" + std::to_string(i / 4) + "]",
-                         {weight_shapes.begin() + i, weight_shapes.begin() + i + 4},
-                         ScalarType::kFloat32,
-                         "float32"});
-    }
+    const std::vector<ArgumentInfo> weights = weights_of(op, weight_shapes);
     AsppCall call = {};
     call.type = element_type(input);
     const ArgumentInfo image = info_of("input", input), info = info_of("transformed", transformed);
@@ -121,6 +146,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastseg, m) {
       "aspp_transform(Tensor[] weights, int[2] input_size, int[] rates, str combine, "
       "str accuracy) -> Tensor");
   m.def(
+      "aspp_layout(int[2] input_size, int[] weight_shapes, int[] rates, str combine, "
+      "str accuracy) -> str");
+  m.def(
       "aspp_transformed(Tensor input, Tensor transformed, Tensor[] biases, int[] weight_shapes, "
       "int[] rates, str combine, str activation, str accuracy) -> Tensor");
 }
@@ -129,6 +157,11 @@ STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
   m.impl("aspp", TORCH_BOX(&aspp));
   m.impl("aspp_transform", TORCH_BOX(&aspp_transform));
   m.impl("aspp_transformed", TORCH_BOX(&aspp_transformed));
+}
+
+// No tensor, no device: one implementation for all.
+STABLE_TORCH_LIBRARY_IMPL(fastseg, CompositeExplicitAutograd, m) {
+  m.impl("aspp_layout", TORCH_BOX(&aspp_layout));
 }
 
 }  // namespace fastseg

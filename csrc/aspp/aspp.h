@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -110,6 +111,20 @@ inline void merged_header(const AsppCall& call, float* header) {
     place = (place * 8191 + offset.first * 127 + offset.second) & 0xfffff;
   }
   header[3] = static_cast<float>(place);
+}
+
+// What tells the packed weights of one pyramid from others.
+inline std::string aspp_layout_text(const AsppCall& call) {
+  if (is_merged_sum(call)) {
+    PackedLayout layout = {aspp_packed_size(call), {}};
+    merged_header(call, layout.header);
+    return layout_text(layout);
+  }
+  std::string text;
+  for (const AsppBranch& branch : call.branches) {
+    text += layout_text(packed_layout(call.geometry(branch), call.algorithm(branch))) + ";";
+  }
+  return text;
 }
 
 // CPU entry points of one instruction set.

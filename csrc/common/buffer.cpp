@@ -19,7 +19,7 @@ constexpr int kSlots = 32;
 // In front of each block, so that release needs nothing but the pointer.
 struct Header {
   size_t capacity;
-  bool kept;  // large enough to wait for the next call
+  enum Kind { kFromHeap, kWaits, kFromSystem } kind;  // where it goes when it is released
 };
 
 // Waiting blocks. A slot is claimed by exchanging its pointer, so that neither another thread nor
@@ -91,6 +91,15 @@ void make_room(int64_t bytes) {
 
 }  // namespace
 
+void* acquire_lasting(size_t bytes) {
+  if (bytes < kKeepFrom) return acquire_scratch(bytes);
+  if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
+  const size_t total = (bytes + kAlignment + kPage - 1) / kPage * kPage;
+  Header* header = static_cast<Header*>(map_block(total));
+  *header = {total - kAlignment, Header::kFromSystem};
+  return block_of(header);
+}
+
 void* acquire_scratch(size_t bytes) {
   if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
   const bool kept = bytes >= kKeepFrom;
@@ -115,7 +124,7 @@ void* acquire_scratch(size_t bytes) {
     if (memory == nullptr) throw std::bad_alloc();
   }
   Header* header = static_cast<Header*>(memory);
-  *header = {capacity, kept};
+  *header = {capacity, kept ? Header::kWaits : Header::kFromHeap};
   return block_of(header);
 }
 
@@ -123,7 +132,8 @@ void release_scratch(void* memory) {
   if (memory == nullptr) return;
   Header* header = header_of(memory);
   const int64_t capacity = static_cast<int64_t>(header->capacity);
-  if (!header->kept) return std::free(header);
+  if (header->kind == Header::kFromHeap) return std::free(header);
+  if (header->kind == Header::kFromSystem) return unmap_block(header);
   used_bytes -= capacity;
   if (waiting_bytes.load() + capacity <= kKeepAtMost) {
     waiting_bytes += capacity;

@@ -10,6 +10,11 @@ namespace fastseg {
 // of them wait for the next call, within one and a half times the most that was ever in use: fresh
 // pages cost more than some of the passes that use them. Thread-safe; throws std::bad_alloc.
 void* acquire_scratch(size_t bytes);
+
+// The same, for what stays: it goes back to the system when it is released.
+void* acquire_lasting(size_t bytes);
+
+// Takes what either of them gave.
 void release_scratch(void* memory);
 
 // Owner of an uninitialised array of trivial T, 64-byte aligned.

@@ -82,6 +82,8 @@ struct Tile {
   const T* column_bias;          // padded to whole panels, or null
   const T* row_bias;             // or null
   const T* residual[kTileRows];  // as C; or all null
+  T* also[kTileRows];            // whole panels that the sums are added to, besides; or all null
+  const T* addend[kTileRows];    // then added to the sums, complete or not; or all null
   // What the next tiles read, to be fetched meanwhile: rows of A, null if none; and of each panel
   // of B, `ahead_lines` panel rows for every kAheadStep of K.
   const T* ahead_a[kTileRows];
@@ -122,8 +124,12 @@ inline V relu_of(V value) {
 template <typename T>
 void finish_part(const Tile<T>& tile, int rows, const T* sum, int64_t stride) {
   for (int i = 0; i < rows; ++i, sum += stride) {
+    if (tile.also[i]) {
+      for (int64_t j = 0; j < stride; ++j) tile.also[i][j] += sum[j];
+    }
     for (int64_t j = 0; j < tile.columns; ++j) {
       T value = sum[j];
+      if (tile.addend[i]) value += tile.addend[i][j];
       if (tile.accumulate) value += tile.c[i][j];
       if (tile.last) {
         if (tile.column_bias) value += tile.column_bias[j];
@@ -206,6 +212,10 @@ void multiply_tile(const Tile<T>& tile) {
   _Pragma("GCC unroll 8") for (int i = 0; i < kRows; ++i) {                    \
     _Pragma("GCC unroll 12") for (int v = 0; v < kVectors; ++v) { statement; } \
   }
+    if (tile.also[0]) {
+      FASTSEG_FOR_SUMS(store(tile.also[i] + v * kL, load<V>(tile.also[i] + v * kL) + sum[i][v]));
+    }
+    if (tile.addend[0]) FASTSEG_FOR_SUMS(sum[i][v] += load<V>(tile.addend[i] + v * kL));
     if (tile.accumulate) FASTSEG_FOR_SUMS(sum[i][v] += load<V>(tile.c[i] + v * kL));
     if (tile.last) {
       if (tile.column_bias) FASTSEG_FOR_SUMS(sum[i][v] += load<V>(tile.column_bias + v * kL));

@@ -6,6 +6,7 @@
 #include <exception>
 #include <optional>
 
+#include "buffer.h"
 #include "crew.h"
 #include "task_queue.h"
 
@@ -63,6 +64,32 @@ Tensor empty_in_format(const std::vector<int64_t>& shape, TensorType type,
                                        from(std::nullopt), from(device),
                                        from(std::nullopt), from(format)};
   return call_dispatcher("aten::empty", "memory_format", stack.data());
+}
+
+int64_t element_size(TensorType type) {
+  switch (type) {
+    case TensorType::Double:
+      return 8;
+    case TensorType::Half:
+    case TensorType::BFloat16:
+      return 2;
+    default:
+      return 4;
+  }
+}
+
+// A tensor over what acquire_scratch or acquire_lasting gave, which it releases.
+Tensor over_memory(void* memory, const std::vector<int64_t>& shape,
+                   const std::vector<int64_t>& strides, TensorType type) {
+  using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
+  try {
+    return torch::stable::from_blob(
+        memory, Sizes(shape.data(), shape.size()), Sizes(strides.data(), strides.size()),
+        torch::stable::Device(torch::headeronly::DeviceType::CPU), type, release_scratch);
+  } catch (...) {
+    release_scratch(memory);
+    throw;
+  }
 }
 
 struct Led {
@@ -129,8 +156,24 @@ Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type,
   return empty_in_format(shape, type, device, std::nullopt);
 }
 
+Tensor empty_lasting(int64_t size) {
+  void* memory = acquire_lasting(static_cast<size_t>(size) * sizeof(float));
+  return over_memory(memory, {size}, {1}, TensorType::Float);
+}
+
 Tensor empty_image(int64_t batch, int64_t channels, int64_t height, int64_t width, TensorType type,
                    bool channels_last, std::optional<Device> device) {
+  // Fresh pages for large images cost as much as some layers do.
+  constexpr int64_t kLarge = int64_t{8} << 20;  // bytes
+  const int64_t pixels = height * width;
+  const int64_t bytes = batch * channels * pixels * element_size(type);
+  if (!device && bytes >= kLarge) {
+    const std::vector<int64_t> strides =
+        channels_last ? std::vector<int64_t>{channels * pixels, 1, width * channels, channels}
+                      : std::vector<int64_t>{channels * pixels, pixels, width, 1};
+    return over_memory(acquire_scratch(static_cast<size_t>(bytes)),
+                       {batch, channels, height, width}, strides, type);
+  }
   return empty_in_format({batch, channels, height, width}, type, device,
                          channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }

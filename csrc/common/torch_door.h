@@ -76,7 +76,11 @@ Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type,
                     std::optional<Device> device = std::nullopt);
 Tensor packed(const Tensor& tensor);
 
+// Uninitialised floats that stay for long, such as a layer's weights; on huge pages if many.
+Tensor empty_lasting(int64_t size);
+
 // Uninitialised (B, C, H, W), NCHW or channels_last; and such a tensor's numbers without gaps.
+// Large ones on the CPU lie in scratch memory, and their pages wait for the next call.
 Tensor empty_image(int64_t batch, int64_t channels, int64_t height, int64_t width, TensorType type,
                    bool channels_last, std::optional<Device> device = std::nullopt);
 Tensor packed_image(const Tensor& image, bool channels_last);

@@ -63,11 +63,20 @@ inline double direct_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) 
          layout_cost(g, wishes);
 }
 
+// Seven eighths of the products, and sums of halves of the input and the output.
+inline double strassen_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
+  const double pixels =
+      static_cast<double>(g.batch) * static_cast<double>(g.out_height() * g.out_width());
+  const double channels = static_cast<double>(g.in_channels + g.out_channels);
+  const double weights = static_cast<double>(g.in_channels) * static_cast<double>(g.out_channels);
+  return direct_products(g) * (0.875 * 2 / 212.0) + pixels * channels * 0.05 +
+         weights * (wishes.transformed ? 0.28 : 3) + layout_cost(g, wishes);
+}
+
 inline double winograd_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
   const winograd::Best best = winograd::best(g, wishes.high_accuracy);
   const double pairs = static_cast<double>(g.in_channels) * static_cast<double>(g.out_channels);
-  const double weights =
-      pairs * static_cast<double>(best.rows.weight_products * best.columns.weight_products);
+  const double weights = pairs * static_cast<double>(best.weight_products());
   const double of_weights = weights * winograd::kWeightCost;
   return static_cast<double>(g.batch) * (best.cost - of_weights) + of_weights +
          (wishes.transformed ? 0 : weights * 0.5) + layout_cost(g, wishes);
@@ -75,12 +84,28 @@ inline double winograd_cost(const ConvGeometry& g, const AlgorithmWishes& wishes
 
 }  // namespace cost_model
 
+inline std::optional<ConvAlgorithm> choose_pointwise(const ConvGeometry& g,
+                                                     const AlgorithmWishes& wishes) {
+  // torch's kernels are of the speed of this one, and those for planar images far slower.
+  const bool torch = wishes.channels_last && !wishes.deterministic;
+  const int64_t fewest_inputs = wishes.channels_last ? 128 : 1024,
+                fewest_outputs = torch ? 256 : 128;
+  const bool worth = !wishes.high_accuracy && strassen_serves(g) &&
+                     g.in_channels >= fewest_inputs && g.out_channels >= fewest_outputs &&
+                     g.out_height() * g.out_width() >= 128;
+  const double other =
+      torch ? cost_model::torch_cost(g, wishes) : cost_model::direct_cost(g, wishes);
+  if (worth && cost_model::strassen_cost(g, wishes) < other) return ConvAlgorithm::kStrassen;
+  if (torch) return std::nullopt;
+  return ConvAlgorithm::kPointwise;
+}
+
 // The fastest algorithm for a layer; nullopt is torch's own convolution.
 inline std::optional<ConvAlgorithm> choose_algorithm(const ConvGeometry& g,
                                                      const AlgorithmWishes& wishes) {
-  if (pointwise_serves(g)) return ConvAlgorithm::kPointwise;
-  // A depthwise layer of planar images would be copied more often than it is read.
-  if (is_depthwise(g) && (wishes.channels_last || wishes.deterministic)) {
+  if (pointwise_serves(g)) return choose_pointwise(g, wishes);
+  // Planar images have a kernel for stride 1; for others they would be copied more often than read.
+  if (is_depthwise(g) && (wishes.channels_last || wishes.deterministic || is_dense(g))) {
     return ConvAlgorithm::kDirect;
   }
   double fastest = cost_model::direct_cost(g, wishes);

@@ -92,12 +92,52 @@ Tensor dilated_conv2d_transform(const Tensor& weight, std::vector<int64_t> input
     raise_if(check_dilated_conv2d(
         op, {input, info, {}, {}, rate, padding, stride, groups, algorithm.value}, &geometry,
         &kind));
-    Tensor transformed = empty_tensor({packed_layout(geometry, kind).size}, TensorType::Float);
+    Tensor transformed = empty_lasting(packed_layout(geometry, kind).size);
     with_torch_crew([&] {
       kernels().transform(geometry, kind, element_type(weight), weight_of(weight), torch_threads(),
                           mutable_data<float>(transformed));
     });
     return transformed;
+  });
+}
+
+std::string dilated_conv2d_layout(std::vector<int64_t> input_size,
+                                  std::vector<int64_t> weight_shape, std::vector<int64_t> rate,
+                                  std::vector<int64_t> padding, std::vector<int64_t> stride,
+                                  int64_t groups, Text algorithm) {
+  const char* op = "dilated_conv2d_layout";
+  return with_error_kinds(op, [&] {
+    const ArgumentInfo weight = {"weight_shape", weight_shape, ScalarType::kFloat32, "float32"};
+    raise_if(check_rank(op, weight, weight_shape.size() == 4, "(O, C / groups, KH, KW)"));
+    raise_if(check_input_size(op, input_size));
+    const ArgumentInfo input = {"input",
+                                {1, weight_shape[1] * groups, input_size[0], input_size[1]},
+                                ScalarType::kFloat32,
+                                "float32"};
+    ConvGeometry geometry;
+    ConvAlgorithm kind;
+    raise_if(check_dilated_conv2d(
+        op, {input, weight, {}, {}, rate, padding, stride, groups, algorithm.value}, &geometry,
+        &kind));
+    return layout_text(packed_layout(geometry, kind));
+  });
+}
+
+Tensor to_channels_last(const Tensor& image) {
+  const char* op = "to_channels_last";
+  return with_error_kinds(op, [&] {
+    const ArgumentInfo info = info_of("image", image);
+    raise_if(check_rank(op, info, info.shape.size() == 4, "(B, C, H, W)"));
+    raise_if(check_dtype(op, info, "float32"));
+    Tensor output = empty_image(image.size(0), image.size(1), image.size(2), image.size(3),
+                                TensorType::Float, true);
+    if (output.numel() == 0) return output;
+    with_torch_crew([&] {
+      kernels().to_pixels(view_of(image).as<const float>(), image.size(0), image.size(1),
+                          image.size(2), image.size(3), torch_threads(),
+                          mutable_data<float>(output));
+    });
+    return output;
   });
 }
 
@@ -169,6 +209,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastseg, m) {
       "Tensor? residual, int[4] weight_shape, int[2] rate, int[4] padding, int[2] stride, "
       "int groups, str activation, str algorithm) -> Tensor");
   m.def(
+      "dilated_conv2d_layout(int[2] input_size, int[] weight_shape, int[2] rate, int[4] padding, "
+      "int[2] stride, int groups, str algorithm) -> str");
+  m.def("to_channels_last(Tensor image) -> Tensor");
+  m.def(
       "dilated_conv2d_algorithm(int[] input_shape, int[] weight_shape, int[2] rate, "
       "int[4] padding, int[2] stride, int groups, bool channels_last, str accuracy, "
       "bool deterministic, bool transformed) -> str");
@@ -178,10 +222,12 @@ STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
   m.impl("dilated_conv2d", TORCH_BOX(&dilated_conv2d));
   m.impl("dilated_conv2d_transform", TORCH_BOX(&dilated_conv2d_transform));
   m.impl("dilated_conv2d_transformed", TORCH_BOX(&dilated_conv2d_transformed));
+  m.impl("to_channels_last", TORCH_BOX(&to_channels_last));
 }
 
 // No tensor, no device: one implementation for all.
 STABLE_TORCH_LIBRARY_IMPL(fastseg, CompositeExplicitAutograd, m) {
+  m.impl("dilated_conv2d_layout", TORCH_BOX(&dilated_conv2d_layout));
   m.impl("dilated_conv2d_algorithm", TORCH_BOX(&dilated_conv2d_algorithm));
 }
 

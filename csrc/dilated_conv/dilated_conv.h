@@ -37,6 +37,7 @@ enum class ConvAlgorithm {
   kWinograd,      // 3x3, stride 1, one group: error below 3e-5 of the largest output
   kWinogradHigh,  // the same with transforms whose error is below 3e-6
   kPointwise,     // 1x1, no padding, one group
+  kStrassen,      // the same with seven eighths of the products; channels in multiples of 32
 };
 
 // (B, C, H, W) of any layout: strides in elements.
@@ -76,6 +77,9 @@ struct DilatedConvKernels {
   // packed (packed_weight_size(geometry, algorithm)); the same bits for every instruction set.
   void (*transform)(const ConvGeometry& geometry, ConvAlgorithm algorithm, ElementType type,
                     const ConvWeight& weight, Parallel parallel, float* packed);
+  // pixels (B, H, W, C) = image (B, C, H, W).
+  void (*to_pixels)(const Image<const float>& image, int64_t batch, int64_t channels,
+                    int64_t height, int64_t width, Parallel parallel, float* pixels);
 };
 
 }  // namespace fastseg

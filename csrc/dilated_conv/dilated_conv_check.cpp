@@ -13,7 +13,8 @@ struct NamedAlgorithm {
 constexpr NamedAlgorithm kAlgorithms[] = {{"direct", ConvAlgorithm::kDirect},
                                           {"winograd", ConvAlgorithm::kWinograd},
                                           {"winograd-high", ConvAlgorithm::kWinogradHigh},
-                                          {"pointwise", ConvAlgorithm::kPointwise}};
+                                          {"pointwise", ConvAlgorithm::kPointwise},
+                                          {"strassen", ConvAlgorithm::kStrassen}};
 
 // Sizes, rates and paddings up to here keep every sum of two products below 2^63.
 constexpr int64_t kLargest = int64_t{1} << 30;
@@ -175,6 +176,11 @@ Error check_algorithm(const char* op, const std::string& name, const ConvGeometr
   if (found->value == ConvAlgorithm::kPointwise && !pointwise_serves(geometry)) {
     return value_error(op, ": algorithm must serve the layer, got 'pointwise', which needs a 1x1 ",
                        "kernel, no padding and one group");
+  }
+  if (found->value == ConvAlgorithm::kStrassen && !strassen_serves(geometry)) {
+    return value_error(op, ": algorithm must serve the layer, got 'strassen', which needs a 1x1 ",
+                       "kernel, no padding, one group and multiples of ", kStrassenUnit,
+                       " channels");
   }
   const bool winograd =
       found->value == ConvAlgorithm::kWinograd || found->value == ConvAlgorithm::kWinogradHigh;

@@ -2,20 +2,22 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "dilated_conv.h"
 
 // How a 3x3 convolution of rate r is cut for Winograd's algorithm: nothing but sizes and rates
 // decides. It is r * r interleaved convolutions of rate 1, one for each phase; along one axis a
-// phase is a line of samples r apart, and a line is covered by tiles. For a line too short to have
-// neighbours on either side there are cheaper tiles that know of the zeros around it.
+// phase is a line of samples r apart, and a line is covered by tiles. For lines of one to three
+// samples with nothing but padding around them there are cheaper tiles that know of the zeros.
 namespace fastseg {
 
 // One-dimensional algorithms for three taps.
-enum class LineAlgorithm : int { kOne, kTwo, kF2, kF3, kF4, kF6 };
-constexpr int kLineAlgorithms = 6;
+enum class LineAlgorithm : int { kOne, kTwo, kThree, kF2, kF3, kF4, kF6 };
+constexpr int kLineAlgorithms = 7;
 constexpr int kMostProducts = 8;
+constexpr int kLongestAlone = 3;
 
 struct LineShape {
   int products;     // multiplications
@@ -25,11 +27,21 @@ struct LineShape {
 };
 
 // kOne: a line of one sample, whose neighbours are padding. kTwo: a line of two, likewise, with
-// three products as Karatsuba's. kF2 to kF6: F(m, 3) of Winograd, m + 2 products.
+// three products as Karatsuba's. kThree: a line of three, by a discrete Fourier transform of length
+// four: two real products, and a complex one of three. kF2 to kF6: F(m, 3) of Winograd, m + 2
+// products.
 inline LineShape line_shape(LineAlgorithm algorithm) {
-  constexpr LineShape kShapes[kLineAlgorithms] = {{1, 1, 1, 1}, {3, 2, 2, 1}, {4, 2, 4, 0},
-                                                  {5, 3, 5, 0}, {6, 4, 6, 0}, {8, 6, 8, 0}};
+  constexpr LineShape kShapes[kLineAlgorithms] = {{1, 1, 1, 1}, {3, 2, 2, 1}, {5, 3, 3, 1},
+                                                  {4, 2, 4, 0}, {5, 3, 5, 0}, {6, 4, 6, 0},
+                                                  {8, 6, 8, 0}};
   return kShapes[static_cast<int>(algorithm)];
+}
+
+// Products of a tile. Of three by three samples: a real transform of both axes has four real values
+// and six complex ones.
+inline int64_t tile_products(LineAlgorithm rows, LineAlgorithm columns) {
+  if (rows == LineAlgorithm::kThree && columns == LineAlgorithm::kThree) return 4 + 6 * 3;
+  return int64_t{line_shape(rows).products} * line_shape(columns).products;
 }
 
 // The tiles of one axis: at most two algorithms, so that the transformed weights stay few.
@@ -42,12 +54,8 @@ struct AxisPlan {
 };
 
 struct WinogradPlan {
-  AxisPlan rows, columns;
-
   // Packed weights hold one block for each pair of parts: rows.parts outside, columns.parts inside.
-  static int64_t products(const AxisPlan::Part& row, const AxisPlan::Part& column) {
-    return int64_t{line_shape(row.algorithm).products} * line_shape(column.algorithm).products;
-  }
+  AxisPlan rows, columns;
 };
 
 namespace winograd {
@@ -61,7 +69,8 @@ struct Axis {
   // Whether the first and the last input of the line meet only padding.
   bool alone(int64_t phase, int64_t length) const {
     const int64_t first = phase - padding;
-    return first < 0 && first + rate >= 0 && first + (length + 1) * rate >= size;
+    return length <= kLongestAlone && first < 0 && first + rate >= 0 &&
+           first + (length + 1) * rate >= size;
   }
 };
 
@@ -77,9 +86,24 @@ struct Choice {
   LineAlgorithm algorithm[2];
   int count;
   int64_t tiles[2];
-  int64_t products;         // over all tiles
-  int64_t weight_products;  // of the algorithms
 };
+
+// Over all tiles, and of one tile of each pair of algorithms.
+struct Products {
+  int64_t all, of_weights;
+};
+
+inline Products products_of(const Choice& rows, const Choice& columns) {
+  Products products = {0, 0};
+  for (int i = 0; i < rows.count; ++i) {
+    for (int j = 0; j < columns.count; ++j) {
+      const int64_t of_tile = tile_products(rows.algorithm[i], columns.algorithm[j]);
+      products.all += rows.tiles[i] * columns.tiles[j] * of_tile;
+      products.of_weights += of_tile;
+    }
+  }
+  return products;
+}
 
 // Tiles of each algorithm for one line; false where it cannot be covered.
 inline bool cover_line(int64_t length, bool alone, const Choice& choice, int64_t (&tiles)[2]) {
@@ -88,6 +112,7 @@ inline bool cover_line(int64_t length, bool alone, const Choice& choice, int64_t
     const LineAlgorithm algorithm = choice.algorithm[i];
     if (algorithm == LineAlgorithm::kOne) return alone && length == 1;
     if (algorithm == LineAlgorithm::kTwo) return alone && length == 2;
+    if (algorithm == LineAlgorithm::kThree) return alone && length == 3;
     return true;
   };
   const auto consider = [&](int64_t first, int64_t second) {
@@ -121,7 +146,7 @@ inline bool cover_axis(const Axis& axis, Choice* choice) {
   bool last_alone = false;
   for (int64_t phase = 0; phase < axis.phases(); ++phase) {
     const int64_t length = axis.line_length(phase);
-    const bool alone = length <= 2 && axis.alone(phase, length);
+    const bool alone = axis.alone(phase, length);
     if (length != last_length || alone != last_alone) {
       if (!cover_line(length, alone, *choice, tiles)) return false;
       last_length = length;
@@ -129,12 +154,8 @@ inline bool cover_axis(const Axis& axis, Choice* choice) {
     }
     for (int i = 0; i < choice->count; ++i) choice->tiles[i] += tiles[i];
   }
-  choice->products = choice->weight_products = 0;
   for (int i = 0; i < choice->count; ++i) {
     if (choice->tiles[i] == 0) return false;  // the other alone is a choice of its own
-    const int64_t products = line_shape(choice->algorithm[i]).products;
-    choice->products += choice->tiles[i] * products;
-    choice->weight_products += products;
   }
   return true;
 }
@@ -150,7 +171,7 @@ inline std::vector<Choice> choices(const Axis& axis, bool high) {
     for (int j = i; j < kLineAlgorithms; ++j) {
       const LineAlgorithm a = static_cast<LineAlgorithm>(i), b = static_cast<LineAlgorithm>(j);
       if (!is_allowed(a, high) || !is_allowed(b, high)) continue;
-      Choice choice = {{a, b}, i == j ? 1 : 2, {}, 0, 0};
+      Choice choice = {{a, b}, i == j ? 1 : 2, {}};
       if (cover_axis(axis, &choice)) found.push_back(choice);
     }
   }
@@ -164,10 +185,9 @@ constexpr double kWeightCost = 4 / 25.0, kProductCost = 2 / 200.0, kTransformCos
 inline double cost(const ConvGeometry& g, const Choice& rows, const Choice& columns) {
   const double inputs = static_cast<double>(g.in_channels);
   const double outputs = static_cast<double>(g.out_channels);
-  const double products = static_cast<double>(g.batch) * static_cast<double>(rows.products) *
-                          static_cast<double>(columns.products);
-  const double weights =
-      inputs * outputs * static_cast<double>(rows.weight_products * columns.weight_products);
+  const Products count = products_of(rows, columns);
+  const double products = static_cast<double>(g.batch) * static_cast<double>(count.all);
+  const double weights = inputs * outputs * static_cast<double>(count.of_weights);
   return products * (inputs * outputs * kProductCost + (inputs + outputs) * kTransformCost) +
          weights * kWeightCost;
 }
@@ -178,7 +198,7 @@ inline AxisPlan tiles_of(const Axis& axis, const Choice& choice) {
   for (int64_t phase = 0; phase < axis.phases(); ++phase) {
     const int64_t length = axis.line_length(phase);
     int64_t tiles[2] = {0, 0}, sample = 0;
-    cover_line(length, length <= 2 && axis.alone(phase, length), choice, tiles);
+    cover_line(length, axis.alone(phase, length), choice, tiles);
     for (int i = 0; i < choice.count; ++i) {
       for (int64_t tile = 0; tile < tiles[i]; ++tile) {
         plan.parts[i].start.push_back(static_cast<int32_t>(phase + sample * axis.rate));
@@ -192,6 +212,8 @@ inline AxisPlan tiles_of(const Axis& axis, const Choice& choice) {
 struct Best {
   Choice rows, columns;
   double cost;
+
+  int64_t weight_products() const { return products_of(rows, columns).of_weights; }
 };
 
 // The batch does not matter: the plan, and with it the packed weights, are those of one image.
@@ -210,14 +232,23 @@ inline Best best(ConvGeometry g, bool high) {
 
 }  // namespace winograd
 
+inline bool is_dense(const ConvGeometry& g) { return g.stride[0] == 1 && g.stride[1] == 1; }
+
 inline bool winograd_serves(const ConvGeometry& g) {
-  return g.kernel_height == 3 && g.kernel_width == 3 && g.stride[0] == 1 && g.stride[1] == 1 &&
-         g.groups == 1 && g.in_channels >= 16 && g.out_channels >= 16;
+  return g.kernel_height == 3 && g.kernel_width == 3 && is_dense(g) && g.groups == 1 &&
+         g.in_channels >= 16 && g.out_channels >= 16;
 }
 
 inline bool pointwise_serves(const ConvGeometry& g) {
   return g.taps() == 1 && g.groups == 1 && g.padding[0] == 0 && g.padding[1] == 0 &&
          g.padding[2] == 0 && g.padding[3] == 0;
+}
+
+// Both matrices are halved along the channels, and halves are whole panels.
+constexpr int64_t kStrassenUnit = 32;
+inline bool strassen_serves(const ConvGeometry& g) {
+  return pointwise_serves(g) && g.in_channels % kStrassenUnit == 0 &&
+         g.out_channels % kStrassenUnit == 0;
 }
 
 inline bool is_depthwise(const ConvGeometry& g) {
@@ -253,8 +284,9 @@ inline PackedLayout packed_layout(const ConvGeometry& g, ConvAlgorithm algorithm
         *next++ = i < choice->count ? 1.0f + static_cast<int>(choice->algorithm[i]) : 0.0f;
       }
     }
-    layout.size =
-        best.rows.weight_products * best.columns.weight_products * panels * 16 * g.in_channels;
+    layout.size = best.weight_products() * panels * 16 * g.in_channels;
+  } else if (algorithm == ConvAlgorithm::kStrassen) {
+    layout.size = g.in_channels * g.out_channels / 4 * 7;
   } else if (is_depthwise(g)) {
     layout.size = g.taps() * g.out_channels;
   } else {
@@ -262,6 +294,13 @@ inline PackedLayout packed_layout(const ConvGeometry& g, ConvAlgorithm algorithm
   }
   layout.size += kPackedHeader;
   return layout;
+}
+
+// What tells packed weights of one layer from others.
+inline std::string layout_text(const PackedLayout& layout) {
+  std::string text = std::to_string(layout.size);
+  for (float value : layout.header) text += " " + std::to_string(static_cast<int64_t>(value));
+  return text;
 }
 
 }  // namespace fastseg

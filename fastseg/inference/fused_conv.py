@@ -21,7 +21,9 @@ from fastseg.ops.dilated_conv import (
     prepack,
     run_prepacked,
     run_torch,
+    to_channels_last,
     transform_weight,
+    weight_layout,
 )
 
 Conv: TypeAlias = nn.Conv2d | DilatedConv2d
@@ -135,7 +137,7 @@ class FusedConv:
                 return None  # broadcast
         folded = self.up_to_date(tensors)
         if self.settings.channels_last and not is_channels_last(input):
-            input = input.contiguous(memory_format=torch.channels_last)
+            input = to_channels_last(input)
         channels_last = is_channels_last(input)
         key = (
             *(input.shape, input.stride(), input.dtype),
@@ -186,7 +188,7 @@ class FusedConv:
     def plan(
         self, input: Tensor, geometry: ConvGeometry, channels_last: bool, folded: FoldedWeights
     ) -> Plan:
-        conv, size = self.conv, tuple(input.shape[2:])
+        conv, size = self.conv, (input.shape[2], input.shape[3])
         algorithm = chosen_algorithm(
             tuple(input.shape),
             tuple(conv.weight.shape),
@@ -210,7 +212,11 @@ class FusedConv:
             def make(weight: Tensor) -> Tensor:
                 return weight.to(input.dtype, memory_format=format)
         else:
-            key = (algorithm, geometry, size)
+            key = (
+                algorithm,
+                weight_layout(tuple(conv.weight.shape), geometry, size, algorithm),
+                fastseg._C.instruction_set(),
+            )
 
             def make(weight: Tensor) -> Tensor:
                 return transform_weight(weight, geometry, size, algorithm)

@@ -17,7 +17,7 @@ from fastseg.inference.fused_conv import (
 )
 from fastseg.inference.fused_forward import FusedForward, is_watched
 from fastseg.nn import ASPP
-from fastseg.ops.aspp import pool_transformed, transform_weights
+from fastseg.ops.aspp import pool_transformed, transform_weights, weights_layout
 from fastseg.ops.conv_geometry import ConvGeometry
 
 
@@ -56,8 +56,10 @@ class FusedPyramid(FusedForward):
         biases = [f.bias for f in folded if f.bias is not None]
         if len(rates) < len(folded) or len(biases) not in (0, len(folded)):
             return None
-        accuracy, size = self.settings.accuracy, tuple(input.shape[2:])
-        key = (tuple(rates), size, module.combine, fastseg._C.instruction_set())
+        accuracy, size = self.settings.accuracy, (input.shape[2], input.shape[3])
+        shapes = tuple(tuple(conv.conv.weight.shape) for conv in self.convs)
+        layout = weights_layout(shapes, size, tuple(rates), module.combine, accuracy)
+        key = (tuple(rates), layout, module.combine, fastseg._C.instruction_set())
         forms = self.forms_of(folded)
         form = forms.get(key)
         if form is None:
@@ -68,7 +70,6 @@ class FusedPyramid(FusedForward):
             if len(forms) >= MOST_FORMS:
                 forms.clear()
             forms[key] = form
-        shapes = [conv.conv.weight.shape for conv in self.convs]
         return pool_transformed(
             input, form, biases, shapes, rates, module.combine, module.activation, accuracy
         )

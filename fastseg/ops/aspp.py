@@ -1,6 +1,7 @@
 """Fused atrous spatial pyramid pooling: kernels in csrc/aspp/."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -132,6 +133,20 @@ def transform_weights(
         weights, input_size, rates, combine, accuracy
     )
     return transformed
+
+
+@lru_cache(maxsize=1024)
+def weights_layout(
+    weight_shapes: tuple[tuple[int, ...], ...],
+    input_size: tuple[int, int],
+    rates: tuple[int, ...],
+    combine: str,
+    accuracy: str,
+) -> str:
+    """Equal for sizes whose calls read the same transformed weights."""
+    sizes = [size for shape in weight_shapes for size in shape]
+    layout: str = torch.ops.fastseg.aspp_layout(input_size, sizes, rates, combine, accuracy)
+    return layout
 
 
 def pool_transformed(

@@ -15,7 +15,7 @@ from fastseg.ops.errors import user_errors
 
 OP = "dilated_conv2d"
 TORCH = "torch"  # torch's own convolution, where an algorithm is named
-ALGORITHMS = ("direct", "winograd", "winograd-high", "pointwise", TORCH)
+ALGORITHMS = ("direct", "winograd", "winograd-high", "pointwise", "strassen", TORCH)
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -45,7 +45,8 @@ def dilated_conv2d(
     Which algorithm runs is decided from the shapes, the geometry and the memory format, by a model
     of its cost. The number of threads and earlier calls have no part in it. ``"direct"`` serves
     everything and leaves out taps that meet only padding; ``"pointwise"`` a 1x1 kernel with no
-    padding and one group; ``"winograd"`` and ``"winograd-high"`` a 3x3 kernel of any rate with
+    padding and one group; ``"strassen"`` the same where both numbers of channels are multiples of
+    32; ``"winograd"`` and ``"winograd-high"`` a 3x3 kernel of any rate with
     stride 1 and one group, on each of the rate * rate interleaved images; ``"torch"`` is torch's
     own convolution, followed by what is to be fused. float64, float16 and bfloat16 are computed by
     ``"direct"`` where none is named; the last two in float32.
@@ -57,7 +58,9 @@ def dilated_conv2d(
     Two runs give identical bits, for every number of threads, unless torch's convolution was
     chosen, which promises neither; ``deterministic=True`` never chooses it. Differentiable with
     respect to input, weight, bias and residual, any number of times; the gradients are torch's
-    convolutions. NaN and infinity spread at least to the outputs whose taps meet them; Winograd's
+    convolutions. The workspace beside input, output and transformed weights is at most twice what
+    these take together; its pages, and those of large outputs, wait for the next call. NaN and
+    infinity spread at least to the outputs whose taps meet them; Winograd's
     tiles spread them to neighbouring outputs.
 
     Args:
@@ -306,15 +309,18 @@ def prepack(weight: Tensor, geometry: ConvGeometry, input_shape: Sequence[int]) 
 
 def run_prepacked(layer: Layer) -> Tensor:
     """torch's convolution on weights from :func:`prepack`, in place of ``layer.weight``."""
-    relu = layer.activation == "relu"
-    fused = "relu" if relu and layer.residual is None else "none"
-    output: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
-        *layer[:3], *onednn_geometry(layer.geometry), fused, [], ""
-    )
-    if layer.residual is None:
-        return output
-    output = output.add_(layer.residual)
-    return output.relu_() if relu else output
+    relu = "relu" if layer.activation == "relu" else None
+    input, weight, bias, residual = layer[:4]
+    geometry = onednn_geometry(layer.geometry)
+    operator = torch.ops.mkldnn._convolution_pointwise
+    output: Tensor
+    if residual is None:
+        output = operator.default(input, weight, bias, *geometry, relu or "none", [], "")
+    else:
+        output = operator.binary(
+            input, residual, weight, bias, *geometry, "add", 1.0, relu, [], None
+        )
+    return output
 
 
 def onednn_geometry(geometry: ConvGeometry) -> tuple[list[int], list[int], list[int], int]:
@@ -381,6 +387,11 @@ def _(  # type: ignore[no-untyped-def]
     size = geometry.output_size(input.shape[2:], weight_shape[2:])
     shape = (input.shape[0], weight_shape[0], *size)
     return input.new_empty(shape).contiguous(memory_format=format_of(input))
+
+
+@torch.library.register_fake("fastseg::to_channels_last")
+def _(image: Tensor) -> Tensor:
+    return torch.empty_like(image, memory_format=torch.channels_last)
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -458,6 +469,7 @@ def refuse_gradient(op: str, instead: str) -> None:
 
 refuse_gradient("dilated_conv2d_transform", OP)
 refuse_gradient("dilated_conv2d_transformed", OP)
+refuse_gradient("to_channels_last", "Tensor.contiguous")
 
 
 # Weights that are transformed once for many calls; fastseg.inference keeps them.
@@ -471,6 +483,28 @@ def transform_weight(
         weight, input_size, *geometry, algorithm
     )
     return transformed
+
+
+@lru_cache(maxsize=4096)
+def weight_layout(
+    weight_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    input_size: tuple[int, int],
+    algorithm: str,
+) -> str:
+    """Equal for sizes whose calls of ``algorithm`` read the same transformed weights."""
+    layout: str = torch.ops.fastseg.dilated_conv2d_layout(
+        input_size, weight_shape, *geometry, algorithm
+    )
+    return layout
+
+
+def to_channels_last(image: Tensor) -> Tensor:
+    """In channels_last, for inference; torch's own copy takes ten times as long."""
+    if image.dtype != torch.float32 or image.is_contiguous(memory_format=torch.channels_last):
+        return image.contiguous(memory_format=torch.channels_last)
+    copy: Tensor = call_plainly(torch.ops.fastseg.to_channels_last.default, (image,))
+    return copy
 
 
 def convolve_transformed(layer: Layer, weight_shape: Sequence[int], algorithm: str) -> Tensor:

@@ -147,6 +147,20 @@ def test_sizes_in_turn(model):
         assert_follows(model, torch.randn(1, 3, height, 37))
 
 
+def test_sizes_share_the_weights_that_serve_them_all():
+    conv = compile_for_inference(DilatedConv2d(32, 64, kernel_size=1).eval(), deterministic=True)
+    pyramid = ASPP(16, 5, rates=(1, 2)).eval()
+    outputs = {size: pyramid(torch.ones(1, 16, size, size)) for size in (17, 18, 19)}
+    compile_for_inference(pyramid)
+    with torch.no_grad():
+        for size in outputs:
+            conv(torch.ones(1, 32, size, size))
+            output = pyramid(torch.ones(1, 16, size, size))
+            torch.testing.assert_close(output, outputs[size], **ROUNDING)
+    assert len(conv.forward.conv.folded.forms) == 1
+    assert len(pyramid.forward.made[1]) == 1
+
+
 def test_public_name():
     assert fastseg.compile_for_inference is compile_for_inference
     assert fastseg.undo_compile_for_inference is undo_compile_for_inference

@@ -1,6 +1,10 @@
 """Dilated convolution: equal to the float64 reference, differentiable, deterministic."""
 
 import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +16,15 @@ from torch.nn import functional
 from fastseg import reference
 from fastseg.ops import dilated_conv2d
 from fastseg.ops.conv_geometry import ConvGeometry
-from fastseg.ops.dilated_conv import Layer, can_prepack, prepack, run_prepacked
+from fastseg.ops.dilated_conv import (
+    Layer,
+    can_prepack,
+    prepack,
+    run_prepacked,
+    to_channels_last,
+    transform_weight,
+    weight_layout,
+)
 
 ops = torch.ops.fastseg
 CHANNELS_LAST = torch.channels_last
@@ -33,6 +45,9 @@ CASES = {
     "depthwise": ((1, 17, 9, 9), (17, 1, 3, 3), {"groups": 17, "padding": "same", "rate": 2}),
     "depthwise-stride": ((1, 5, 9, 9), (10, 1, 3, 3), {"groups": 5, "padding": 1, "stride": 2}),
     "pointwise": ((2, 19, 5, 7), (33, 19, 1, 1), {}),
+    "strassen": ((2, 64, 13, 11), (96, 64, 1, 1), {}),
+    "strassen-stride": ((1, 32, 7, 8), (32, 32, 1, 1), {"stride": (2, 3)}),
+    "strassen-blocks": ((1, 1056, 5, 5), (32, 1056, 1, 1), {}),
     "pointwise-stride": ((1, 5, 5, 7), (6, 5, 1, 1), {"stride": 2}),
     "pointwise-padded": ((1, 5, 5, 7), (6, 5, 1, 1), {"padding": (1, 0, 2, 0)}),
     "4x4-same": ((1, 3, 9, 8), (2, 3, 4, 4), {"rate": 2, "padding": "same"}),
@@ -45,7 +60,7 @@ CASES = {
     "kernel-fills-the-image": ((2, 16, 5, 5), (16, 16, 3, 3), {"rate": 2}),
     "empty-batch": ((0, 16, 7, 9), (16, 16, 3, 3), {"padding": "same"}),
 }
-ALGORITHMS = ["direct", "pointwise", "winograd", "winograd-high", "torch"]
+ALGORITHMS = ["direct", "pointwise", "strassen", "winograd", "winograd-high", "torch"]
 BOUND = {  # greatest error, relative to the largest output
     torch.float64: 1e-13,
     torch.float32: 3e-5,
@@ -65,6 +80,8 @@ def serving(case: str, dtype: torch.dtype = torch.float32) -> list[str]:
         served += ["winograd", "winograd-high"]
     if kernel == [1, 1] and not grouped and not geometry.get("padding"):
         served.append("pointwise")
+        if inputs % 32 == outputs % 32 == 0:
+            served.append("strassen")
     return served
 
 
@@ -113,7 +130,7 @@ def test_matches_reference(case, channels_last, instruction_set):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_what_is_fused_is_optional(algorithm):
-    case = "pointwise" if algorithm == "pointwise" else "rate-2-same"
+    case = algorithm if algorithm in ("pointwise", "strassen") else "rate-2-same"
     image, weight, options = layer(case, torch.float32)
     for left_out in ("bias", "residual", "activation"):
         fewer = {**options, left_out: None}
@@ -195,6 +212,19 @@ def test_accuracy_on_real_layers(name):
         assert error_of(dilated_conv2d(image, weight, **options), exact) <= bound
     direct = dilated_conv2d(image, weight, rate=rate, padding=rate, algorithm="direct")
     assert error_of(direct, exact) <= bounds["high"]
+
+
+@pytest.mark.parametrize("channels", [64, 512, 2048])
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+def test_accuracy_of_strassen(channels, channels_last):
+    image = torch.randn(1, channels, 31, 31).relu_()
+    if channels_last:
+        image = image.to(memory_format=CHANNELS_LAST)
+    weight = torch.randn(64, channels, 1, 1) * (2 / channels) ** 0.5
+    exact = reference.dilated_conv2d(image.double(), weight)
+    assert error_of(dilated_conv2d(image, weight, algorithm="strassen"), exact) <= 4e-6
+    high = dilated_conv2d(image, weight, accuracy="high", deterministic=True)
+    assert torch.equal(high, dilated_conv2d(image, weight, algorithm="pointwise"))
 
 
 # Known answers, from the lecture
@@ -552,6 +582,65 @@ def test_device_without_kernels(case):
     assert (output.device.type, output.shape) == ("meta", expected.shape)
 
 
+# Weights that serve several sizes, and the copy at the entry of a network
+
+
+@pytest.mark.parametrize("algorithm", ["winograd", "direct"])
+def test_equal_layouts_are_equal_weights(algorithm):
+    weight = torch.randn(16, 16, 3, 3)
+    geometry = ConvGeometry.of("test", (3, 3), rate=2, padding="same")
+    layouts = {}
+    for size in range(3, 40):
+        layout = weight_layout(tuple(weight.shape), geometry, (size, size), algorithm)
+        packed = transform_weight(weight, geometry, (size, size), algorithm)
+        assert torch.equal(layouts.setdefault(layout, packed), packed)
+    assert len(layouts) < 18  # of 37 sizes
+    shapes = {packed.shape for packed in layouts.values()}
+    assert (len(layouts) > 1) == (algorithm == "winograd") == (len(shapes) > 1)
+
+
+@pytest.mark.parametrize("shape", [(2, 19, 7, 9), (1, 64, 24, 24), (1, 1, 5, 4), (0, 3, 4, 4)])
+def test_channels_last_copy(shape, instruction_set):
+    image = torch.randn(shape)
+    for layout in (image, image.transpose(2, 3), image.flip(1).transpose(0, 1).contiguous()):
+        copy = to_channels_last(layout)
+        assert torch.equal(copy, layout)
+        assert copy.is_contiguous(memory_format=CHANNELS_LAST)
+
+
+def test_channels_last_copy_of_large_images(num_threads):
+    image = torch.randn(1, 150, 130, 131)  # its copy lies in memory of fastseg's own
+    for threads in (1, 2):
+        num_threads(threads)
+        copy = to_channels_last(image)
+        assert torch.equal(copy, image)
+    del image
+    assert copy.clone().is_contiguous(memory_format=CHANNELS_LAST)
+
+
+def test_channels_last_copy_of_other_types():
+    image = torch.randn(2, 5, 4, 3, dtype=torch.float64)
+    assert torch.equal(to_channels_last(image), image)
+    with pytest.raises(RuntimeError, match="image must have dtype float32, got float64"):
+        ops.to_channels_last(image)
+    with pytest.raises(RuntimeError, match=re.escape("image must have shape (B, C, H, W)")):
+        ops.to_channels_last(torch.ones(3, 4, 5))
+    torch.library.opcheck(ops.to_channels_last.default, (image.float(),))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' /proc")
+def test_workspace_is_at_most_twice_the_layer():
+    script = Path(__file__).parents[1] / "scripts" / "conv_workspace.py"
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    rows = [line.split("\t") for line in run.stdout.splitlines()]
+    assert len(rows) == 15
+    beyond = {
+        name: (int(taken), int(own)) for name, own, taken in rows if int(taken) > 2 * int(own)
+    }
+    assert not beyond
+
+
 # Bits
 
 BITS = {
@@ -559,6 +648,7 @@ BITS = {
     "winograd": ((2, 40, 33, 31), (48, 40, 3, 3), {"rate": 2, "padding": "same"}),
     "winograd-high": ((1, 64, 41, 41), (40, 64, 3, 3), {"rate": 6, "padding": "same"}),
     "pointwise": ((1, 96, 41, 41), (130, 96, 1, 1), {}),
+    "strassen": ((2, 96, 25, 23), (64, 96, 1, 1), {}),
     "depthwise": ((1, 80, 41, 41), (80, 1, 3, 3), {"groups": 80, "padding": "same"}),
 }
 
@@ -587,6 +677,14 @@ def test_image_alone_has_the_bits_it_has_in_a_batch():
         assert torch.equal(batch[1:2], alone)
 
 
+@pytest.mark.parametrize("format", [torch.contiguous_format, CHANNELS_LAST])
+def test_image_alone_has_the_bits_it_has_in_a_batch_by_strassen(format):
+    image = torch.randn(3, 32, 15, 13).to(memory_format=format)
+    weight = torch.randn(64, 32, 1, 1)
+    batch = dilated_conv2d(image, weight, algorithm="strassen")
+    assert torch.equal(batch[1:2], dilated_conv2d(image[1:2], weight, algorithm="strassen"))
+
+
 # The choice
 
 
@@ -610,6 +708,31 @@ def test_torch_means_torch(monkeypatch):
     with pytest.raises(AssertionError, match="torch's convolution was called"):
         dilated_conv2d(image, weight, algorithm="torch", **options)
     dilated_conv2d(image, weight, algorithm="direct", **options)
+
+
+CHOICES = {  # input channels, output channels, size, kernel, rate, groups: by pixels, planar
+    "VGG conv5": ((512, 512, 65, 3, 2, 1), "winograd", "winograd"),
+    "v3 ASPP r36": ((2048, 256, 65, 3, 36, 1), "winograd", "winograd"),
+    "1x1 that narrows": ((1024, 256, 65, 1, 1, 1), "strassen", "strassen"),
+    "1x1 that widens": ((256, 1024, 65, 1, 1, 1), "strassen", "pointwise"),
+    "1x1 of few outputs": ((512, 128, 65, 1, 1, 1), "torch", "pointwise"),
+    "1x1 of few channels": ((64, 256, 129, 1, 1, 1), "torch", "pointwise"),
+    "1x1 of few pixels": ((512, 512, 9, 1, 1, 1), "torch", "pointwise"),
+    "depthwise": ((256, 256, 129, 3, 1, 256), "direct", "direct"),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choice_is_what_was_measured_to_be_fastest(name):
+    (inputs, outputs, size, kernel, rate, groups), by_pixels, planar = CHOICES[name]
+    shapes = (1, inputs, size, size), (outputs, inputs // groups, kernel, kernel)
+    padding = [rate * (kernel - 1) // 2] * 4
+    arguments = *shapes, (rate, rate), padding, (1, 1), groups
+    for channels_last, expected in ((True, by_pixels), (False, planar)):
+        choose = partial(ops.dilated_conv2d_algorithm, *arguments, channels_last)
+        assert choose("default", False, True) == expected
+        assert choose("default", True, True) != "torch"
+        assert choose("high", True, True) not in ("winograd", "strassen", "torch")
 
 
 def test_choice_does_not_depend_on_threads(num_threads):
@@ -755,8 +878,8 @@ REJECTED = {
     "algorithm": (
         {"algorithm": "fft"},
         ValueError,
-        "algorithm must be one of 'direct', 'winograd', 'winograd-high', 'pointwise', 'torch', "
-        "got 'fft'",
+        "algorithm must be one of 'direct', 'winograd', 'winograd-high', 'pointwise', "
+        "'strassen', 'torch', got 'fft'",
     ),
     "algorithm-and-determinism": (
         {"algorithm": "torch", "deterministic": True},
@@ -774,6 +897,16 @@ REJECTED = {
         ValueError,
         "algorithm must serve the layer, got 'pointwise', which needs a 1x1 kernel, no padding and "
         "one group",
+    ),
+    "algorithm-strassen": (
+        {
+            "algorithm": "strassen",
+            "input": torch.ones(1, 32, 4, 5),
+            "weight": torch.ones(48, 32, 1, 1),
+        },
+        ValueError,
+        "algorithm must serve the layer, got 'strassen', which needs a 1x1 kernel, no padding, one "
+        "group and multiples of 32 channels",
     ),
     "algorithm-float64": (
         {

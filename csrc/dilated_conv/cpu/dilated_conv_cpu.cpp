@@ -1,8 +1,11 @@
 #include "../../common/instruction_set.h"
 #include "../dilated_conv.h"
+#include "depthwise.h"
 #include "direct.h"
 #include "layout.h"
+#include "planar_strassen.h"
 #include "pointwise.h"
+#include "strassen.h"
 #include "winograd.h"
 
 namespace fastseg {
@@ -36,6 +39,9 @@ void pack_weights(const ConvGeometry& g, ConvAlgorithm algorithm, const ConvWeig
     if (is_winograd(algorithm)) {
       return pack_winograd(g, algorithm == ConvAlgorithm::kWinogradHigh, values, weight.stride,
                            parallel, packed);
+    }
+    if (algorithm == ConvAlgorithm::kStrassen) {
+      return pack_strassen(g, values, weight.stride, parallel, packed);
     }
   }
   pack_direct(g, values, weight.stride, parallel, packed);
@@ -85,6 +91,23 @@ Pixels<const Arithmetic<T>> pixels_of(const Image<const void>& image, int64_t ba
   return {buffer->data(), height * width * channels, width * channels, channels};
 }
 
+void run_layer(ConvAlgorithm algorithm, const Layer<float>& layer, Parallel parallel) {
+  if (is_winograd(algorithm)) {
+    convolve_winograd(layer, algorithm == ConvAlgorithm::kWinogradHigh, parallel);
+  } else if (algorithm == ConvAlgorithm::kStrassen) {
+    StrassenPointwise(layer).run(parallel);
+  } else if (is_depthwise(layer.geometry)) {
+    Depthwise<float>(layer).run(parallel);
+  } else {
+    DirectConvolution<float>(layer).run(parallel);
+  }
+}
+
+void run_layer(ConvAlgorithm, const Layer<double>& layer, Parallel parallel) {
+  if (is_depthwise(layer.geometry)) return Depthwise<double>(layer).run(parallel);
+  DirectConvolution<double>(layer).run(parallel);
+}
+
 template <typename T>
 void convolve_pixels(const ConvCall& call, const Arithmetic<T>* packed, const Arithmetic<T>* bias,
                      Parallel parallel) {
@@ -108,27 +131,19 @@ void convolve_pixels(const ConvCall& call, const Arithmetic<T>* packed, const Ar
     layer.output = {output.data(), height * width * g.out_channels, width * g.out_channels,
                     g.out_channels};
   }
-  if constexpr (std::is_same_v<A, float>) {
-    if (is_winograd(call.algorithm)) {
-      convolve_winograd(layer, call.algorithm == ConvAlgorithm::kWinogradHigh, parallel);
-    }
-  }
-  if (!is_winograd(call.algorithm)) {
-    if (is_depthwise(g)) {
-      convolve_depthwise(layer, parallel);
-    } else {
-      DirectConvolution<A>(layer).run(parallel);
-    }
-  }
+  run_layer(call.algorithm, layer, parallel);
   if (!direct) {
     from_pixels<T>(output.data(), g.batch, g.out_channels, height, width, parallel, image);
   }
 }
 
-// Whether output and residual are planar float images, and the input's channels are far apart.
-bool is_planar_pointwise(const ConvCall& call) {
+// Whether output and residual are planar float images, the input's channels are far apart, and the
+// layer has a kernel for them.
+bool has_planar_kernel(const ConvCall& call) {
   const ConvGeometry& g = call.geometry;
-  return call.algorithm == ConvAlgorithm::kPointwise && call.type == ElementType::kFloat &&
+  const bool pointwise =
+      call.algorithm == ConvAlgorithm::kPointwise || call.algorithm == ConvAlgorithm::kStrassen;
+  return (pointwise || PlanarDepthwise::serves(g)) && call.type == ElementType::kFloat &&
          call.input.channel != 1 && is_planar(call.output, g.out_width()) &&
          (call.residual.data == nullptr || is_planar(call.residual, g.out_width()));
 }
@@ -141,11 +156,13 @@ void convolve(const ConvCall& call, Parallel parallel) {
     const auto padded = padded_bias<T>(call);
     const Arithmetic<T>* bias = padded.empty() ? nullptr : padded.data();
     if constexpr (std::is_same_v<T, float>) {
-      if (is_planar_pointwise(call)) {
+      if (has_planar_kernel(call)) {
         const PlanarLayer layer = {
             call.geometry, call.input.as<const float>(),    packed,
             bias,          call.residual.as<const float>(), call.output.as<float>(),
             call.relu};
+        if (is_depthwise(call.geometry)) return PlanarDepthwise(layer).run(parallel);
+        if (call.algorithm == ConvAlgorithm::kStrassen) return PlanarStrassen(layer).run(parallel);
         return PlanarPointwise(layer).run(parallel);
       }
     }
@@ -168,7 +185,7 @@ void transform(const ConvGeometry& g, ConvAlgorithm algorithm, ElementType type,
 }  // namespace
 
 const DilatedConvKernels& dilated_conv_kernels() {
-  static const DilatedConvKernels kernels = {convolve, transform};
+  static const DilatedConvKernels kernels = {convolve, transform, to_pixels<float>};
   return kernels;
 }
 

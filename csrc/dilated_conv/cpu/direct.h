@@ -21,7 +21,7 @@ class DirectConvolution {
       : layer_(layer),
         depth_(layer.geometry.group_inputs()),
         gather_(depth_ < kGatherBelow && layer.geometry.taps() > 1),
-        stream_(is_streamed(layer)) {}
+        stream_(is_streamed(layer, layer.geometry.group_outputs())) {}
 
   void run(Parallel parallel) {
     const ConvGeometry& g = layer_.geometry;
@@ -178,51 +178,6 @@ class DirectConvolution {
   const bool gather_, stream_;
   std::vector<T> zeros_;
 };
-
-// One weight for each channel and tap: packed (taps, C). A task is a row of output pixels.
-template <typename T>
-void convolve_depthwise(const Layer<T>& layer, Parallel parallel) {
-  using V = Wide<T>;
-  constexpr int64_t kL = kWideLanes<T>;
-  const ConvGeometry& g = layer.geometry;
-  const int64_t channels = g.out_channels, taps = g.taps(), width = g.out_width();
-  parallel(g.batch * g.out_height(), [&](int64_t task) {
-    const int64_t b = task / g.out_height(), y = task % g.out_height();
-    std::vector<const T*> seen(taps);
-    std::vector<const T*> weight(taps);
-    for (int64_t x = 0; x < width; ++x) {
-      int64_t count = 0;
-      for (int64_t tap = 0; tap < taps; ++tap) {
-        const int64_t from_y = y * g.stride[0] - g.padding[0] + tap / g.kernel_width * g.rate[0];
-        const int64_t from_x = x * g.stride[1] - g.padding[2] + tap % g.kernel_width * g.rate[1];
-        if (from_y < 0 || from_y >= g.height || from_x < 0 || from_x >= g.width) continue;
-        seen[count] = layer.input.at(b, from_y, from_x);
-        weight[count++] = layer.packed + tap * channels;
-      }
-      T* output = layer.output.at(b, y, x);
-      const T* residual = layer.residual.data ? layer.residual.at(b, y, x) : nullptr;
-      int64_t c = 0;
-      for (; c + 2 * kL <= channels; c += 2 * kL) {
-        V low = layer.bias ? load<V>(layer.bias + c) : V{};
-        V high = layer.bias ? load<V>(layer.bias + c + kL) : V{};
-        for (int64_t i = 0; i < count; ++i) {
-          low += load<V>(seen[i] + c) * load<V>(weight[i] + c);
-          high += load<V>(seen[i] + c + kL) * load<V>(weight[i] + c + kL);
-        }
-        if (residual) low += load<V>(residual + c), high += load<V>(residual + c + kL);
-        if (layer.relu) low = relu_of(low), high = relu_of(high);
-        store(output + c, low);
-        store(output + c + kL, high);
-      }
-      for (; c < channels; ++c) {
-        T sum = layer.bias ? layer.bias[c] : T(0);
-        for (int64_t i = 0; i < count; ++i) sum += seen[i][c] * weight[i][c];
-        if (residual) sum += residual[c];
-        output[c] = layer.relu && sum < 0 ? T(0) : sum;
-      }
-    }
-  });
-}
 
 // packed [group][O / 16][taps * C][16], or (taps, C) for a depthwise convolution.
 template <typename T, typename From>

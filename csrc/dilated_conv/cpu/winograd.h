@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "layer.h"
-#include "winograd_transforms.h"
+#include "winograd_short.h"
 
 // Winograd's convolution over images laid out by pixels. Tiles are read at the distance of the rate
 // and written back there: no phase is ever copied together.
@@ -17,7 +17,7 @@ struct TileGroup {
   LineShape row_shape, column_shape;
   const float* weights;  // [products][O / 16][C][16]
 
-  int64_t products() const { return int64_t{row_shape.products} * column_shape.products; }
+  int64_t products() const { return tile_products(rows.algorithm, columns.algorithm); }
   int64_t per_image() const {
     return static_cast<int64_t>(rows.start.size()) * static_cast<int64_t>(columns.start.size());
   }
@@ -31,13 +31,21 @@ struct TileGroup {
   }
 };
 
+// Scratch memory of one call, used by all its groups in turn.
+struct WinogradWorkspace {
+  Buffer<float> values, sums;
+};
+
 class WinogradGroup {
  public:
   WinogradGroup(const Layer<float>& layer, const TileGroup& group, bool high)
       : layer_(layer),
         group_(group),
-        stream_(is_streamed(layer)),
-        depth_(high ? kDepthOfHigh : kDepthOfDefault) {
+        stream_(is_streamed(layer, layer.geometry.group_outputs())),
+        short_(short_transforms(group.rows.algorithm, group.columns.algorithm)),
+        depth_(short_.input ? kDepth
+               : high       ? kDepthOfHigh
+                            : kDepthOfDefault) {
     with_line(group.rows.algorithm, [&](auto* line) {
       using L = std::remove_pointer_t<decltype(line)>;
       row_input_ = input_pass<L>;
@@ -51,23 +59,27 @@ class WinogradGroup {
     plan_memory();
   }
 
-  void run(Parallel parallel) {
-    const ConvGeometry& g = layer_.geometry;
-    const int64_t total = g.batch * group_.per_image();
-    const int64_t slices = std::max<int64_t>(1, (g.in_channels - kSmallestSlice) / slice_ + 1);
-    values_.reset(group_.products() * (chunk_ * widest_slice() + kSkew));
-    for (int64_t first = 0; first < total; first += chunk_) {
+  int64_t values_size() const { return group_.products() * (chunk_ * widest_slice() + kSkew); }
+
+  // Where the sums wait for further slices of channels; 0 where there is but one.
+  int64_t sums_size() const {
+    if (slices() == 1) return 0;
+    const int64_t rest = tiles() % chunk_;
+    return std::max(TaskCut(*this, chunk_).sums(), rest ? TaskCut(*this, rest).sums() : 0);
+  }
+
+  void run(Parallel parallel, WinogradWorkspace* workspace) {
+    values_ = workspace->values.data();
+    for (int64_t first = 0; first < tiles(); first += chunk_) {
       first_ = first;
-      count_ = std::min(chunk_, total - first);
-      const Cut columns(panels_of<float>(g.out_channels), kTilePanels, kPanelsOfTask);
-      const Cut rows = cut_rows(count_, kRowsOfTask, columns.count);
+      count_ = std::min(chunk_, tiles() - first);
+      const TaskCut cut(*this, count_);
+      const Cut &rows = cut.rows, &columns = cut.columns;
       const int64_t tasks = rows.count * columns.count;
-      const int64_t sums_of_task =
-          group_.products() * (rows.size * columns.size * kPanel<float> + kSkew);
-      if (slices > 1) sums_.reset(tasks * sums_of_task);
+      const int64_t slices = this->slices();
       for (int64_t slice = 0; slice < slices; ++slice) {
         channel_ = slice * slice_;
-        channels_ = slice + 1 < slices ? slice_ : g.in_channels - channel_;
+        channels_ = slice + 1 < slices ? slice_ : layer_.geometry.in_channels - channel_;
         parallel((count_ + kTilesOfTask - 1) / kTilesOfTask, [&](int64_t task) {
           const int64_t last = std::min(count_, (task + 1) * kTilesOfTask);
           for (int64_t tile = task * kTilesOfTask; tile < last; ++tile) transform_input(tile);
@@ -76,8 +88,8 @@ class WinogradGroup {
           Block block = {rows.begin(task % rows.count), rows.end(task % rows.count),
                          columns.begin(task / rows.count), columns.end(task / rows.count), nullptr};
           Buffer<float> own;
-          if (slices == 1) own.reset(sums_of_task);
-          block.sums = slices > 1 ? sums_.data() + task * sums_of_task : own.data();
+          if (slices == 1) own.reset(cut.sums_of_task);
+          block.sums = slices > 1 ? workspace->sums.data() + task * cut.sums_of_task : own.data();
           multiply_block(block);
           if (slice + 1 == slices) {
             for (int64_t tile = block.row; tile < block.row_end; ++tile) write_tile(block, tile);
@@ -95,11 +107,25 @@ class WinogradGroup {
   static constexpr int64_t kValues = int64_t{6} << 20;  // transformed input kept at once, 24 MiB
   static constexpr int64_t kFewTiles = 128;             // below this the weights are read too often
   static constexpr int64_t kSmallestSlice = 16;
-  // Blocks of channels in the sums. Short ones round less, and cost 2 % of the speed.
+  // Blocks of channels in the sums, but for short tiles, whose transforms hardly round. Short
+  // blocks round less, and cost 2 % of the speed.
   static constexpr int64_t kDepthOfDefault = 256, kDepthOfHigh = 128;
   // Products of one tile lie this much more than a multiple of their size apart: caches hold few
   // lines at distances that are powers of two.
   static constexpr int64_t kSkew = 80;
+
+  // `count` tiles of a chunk times all panels, in tasks.
+  struct TaskCut {
+    Cut columns, rows;
+    int64_t sums_of_task;
+
+    TaskCut(const WinogradGroup& group, int64_t count)
+        : columns(panels_of<float>(group.layer_.geometry.out_channels), kTilePanels, kPanelsOfTask),
+          rows(cut_rows(count, kRowsOfTask, columns.count)),
+          sums_of_task(group.group_.products() *
+                       (rows.size * columns.size * kPanel<float> + kSkew)) {}
+    int64_t sums() const { return rows.count * columns.count * sums_of_task; }
+  };
 
   // Tiles [row, row_end) of the chunk times panels [panel, panel_end).
   struct Block {
@@ -113,14 +139,14 @@ class WinogradGroup {
   // The workspace stays below the layer's own input, output and packed weights, or kValues.
   void plan_memory() {
     const ConvGeometry& g = layer_.geometry;
-    const int64_t total = g.batch * group_.per_image(), products = group_.products();
+    const int64_t total = tiles(), products = group_.products();
     const int64_t of_layer = g.batch * (g.in_channels * g.height * g.width +
                                         g.out_channels * g.out_height() * g.out_width()) +
                              g.in_channels * g.out_channels * products;
     const int64_t most = std::min(kValues, of_layer);
     slice_ = g.in_channels;
     chunk_ = std::min(total, std::max<int64_t>(kTileRows, most / (products * g.in_channels)));
-    if (chunk_ >= std::min(total, kFewTiles) || g.in_channels < 2 * kDepthOfDefault) {
+    if (chunk_ >= std::min(total, kFewTiles) || g.in_channels < 2 * depth_) {
       chunk_ = Cut(total, kTileRows, chunk_).size;
       return;
     }
@@ -128,8 +154,11 @@ class WinogradGroup {
     const int64_t sums = products * panels_of<float>(g.out_channels) * kPanel<float>;
     chunk_ = std::min(total, std::max(kFewTiles, most / 2 / sums));
     chunk_ = Cut(total, kTileRows, chunk_).size;
-    slice_ =
-        std::max<int64_t>(1, most / 2 / (products * chunk_) / kDepthOfDefault) * kDepthOfDefault;
+    slice_ = std::max<int64_t>(1, most / 2 / (products * chunk_) / depth_) * depth_;
+  }
+  int64_t tiles() const { return layer_.geometry.batch * group_.per_image(); }
+  int64_t slices() const {
+    return std::max<int64_t>(1, (layer_.geometry.in_channels - kSmallestSlice) / slice_ + 1);
   }
   int64_t widest_slice() const {
     return std::min(layer_.geometry.in_channels, slice_ + kSmallestSlice);
@@ -141,6 +170,7 @@ class WinogradGroup {
     const ConvGeometry& g = layer_.geometry;
     const LineShape &rows = group_.row_shape, &columns = group_.column_shape;
     const TileGroup::Place place = group_.place(first_ + tile);
+    constexpr int kMostInputs = std::max(kMostProducts, kLongestAlone * kLongestAlone);
     alignas(64) static constexpr float kZeros[kChunkOfChannels] = {};
     alignas(64) float half[kMostProducts * kMostProducts * kChunkOfChannels];
     const float* pixel[kMostProducts][kMostProducts];  // [column][row], null outside of the image
@@ -152,8 +182,18 @@ class WinogradGroup {
         pixel[j][i] = inside ? layer_.input.at(place.b, y, x) + channel_ : nullptr;
       }
     }
+    float* const values = values_ + tile * channels_;
     const auto transform_channels = [&](int64_t c, int64_t count) {
-      const float* from[kMostProducts];
+      const float* from[kMostInputs];
+      if (short_.input) {
+        int pixels = 0;
+        for (int i = 0; i < rows.inputs; ++i) {
+          for (int j = 0; j < columns.inputs; ++j) {
+            from[pixels++] = pixel[j][i] ? pixel[j][i] + c : kZeros;
+          }
+        }
+        return short_.input(from, count, values + c, value_stride());
+      }
       for (int j = 0; j < columns.inputs; ++j) {
         for (int i = 0; i < rows.inputs; ++i) from[i] = pixel[j][i] ? pixel[j][i] + c : kZeros;
         row_input_(from, count, half + j * kChunkOfChannels, columns.inputs * kChunkOfChannels);
@@ -162,8 +202,8 @@ class WinogradGroup {
         for (int j = 0; j < columns.inputs; ++j) {
           from[j] = half + (i * columns.inputs + j) * kChunkOfChannels;
         }
-        float* to = values_.data() + i * columns.products * value_stride() + tile * channels_ + c;
-        column_input_(from, count, to, value_stride());
+        column_input_(from, count, values + i * columns.products * value_stride() + c,
+                      value_stride());
       }
     };
     const int64_t whole = channels_ / kWideLanes<float> * kWideLanes<float>;
@@ -178,7 +218,7 @@ class WinogradGroup {
     const int64_t all_panels = panels_of<float>(layer_.geometry.out_channels);
     const int64_t channels = layer_.geometry.in_channels, width = block.width();
     for (int64_t product = 0; product < group_.products(); ++product) {
-      const float* values = values_.data() + product * value_stride();
+      const float* values = values_ + product * value_stride();
       const float* weights = group_.weights + product * all_panels * channels * kPanel<float>;
       float* sums = block.sums + product * block.stride();
       for (int64_t k = 0; k < channels_; k += depth_) {
@@ -227,28 +267,35 @@ class WinogradGroup {
     alignas(64) float half[kMostProducts * kMostProducts * kChunkOfChannels];
     const int64_t channel = block.panel * kPanel<float>;
     const int64_t width = std::min(block.width(), g.out_channels - channel);
+    // The pixels of a row of the tile, from index `at` on.
+    Finish finish = {{}, {}, nullptr, layer_.relu, stream_};
+    const auto place_row = [&](int i, int64_t first_channel, int at) {
+      const int64_t y = place.y + i * g.rate[0];
+      for (int j = 0; j < columns.outputs; ++j) {
+        const int64_t x = place.x + j * g.rate[1];
+        const bool inside = y < g.out_height() && x < g.out_width();
+        finish.out[at + j] = inside ? layer_.output.at(place.b, y, x) + first_channel : nullptr;
+        if (inside && layer_.residual.data) {
+          finish.residual[at + j] = layer_.residual.at(place.b, y, x) + first_channel;
+        }
+      }
+      return y < g.out_height();
+    };
+    const float* const all_sums = block.sums + (tile - block.row) * block.width();
     for (int64_t c = 0; c < width; c += kChunkOfChannels) {
       const int64_t count = std::min(kChunkOfChannels, width - c);
+      if (layer_.bias) finish.bias = layer_.bias + channel + c;
+      if (short_.output) {
+        for (int i = 0; i < rows.outputs; ++i) place_row(i, channel + c, i * columns.outputs);
+        short_.output(all_sums + c, block.stride(), count, finish);
+        continue;
+      }
       const int64_t whole = (count + kWideLanes<float> - 1) / kWideLanes<float> * kWideLanes<float>;
       for (int j = 0; j < columns.products; ++j) {
-        const float* sums =
-            block.sums + j * block.stride() + (tile - block.row) * block.width() + c;
-        row_output_(sums, columns.products * block.stride(), whole, half + j * kChunkOfChannels,
-                    columns.products * kChunkOfChannels);
+        row_output_(all_sums + j * block.stride() + c, columns.products * block.stride(), whole,
+                    half + j * kChunkOfChannels, columns.products * kChunkOfChannels);
       }
-      for (int i = 0; i < rows.outputs; ++i) {
-        const int64_t y = place.y + i * g.rate[0];
-        if (y >= g.out_height()) break;
-        Finish finish = {
-            {}, {}, layer_.bias ? layer_.bias + channel + c : nullptr, layer_.relu, stream_};
-        for (int j = 0; j < columns.outputs; ++j) {
-          const int64_t x = place.x + j * g.rate[1];
-          if (x >= g.out_width()) break;
-          finish.out[j] = layer_.output.at(place.b, y, x) + channel + c;
-          if (layer_.residual.data) {
-            finish.residual[j] = layer_.residual.at(place.b, y, x) + channel + c;
-          }
-        }
+      for (int i = 0; i < rows.outputs && place_row(i, channel + c, 0); ++i) {
         column_finish_(half + i * columns.products * kChunkOfChannels, kChunkOfChannels, count,
                        finish);
       }
@@ -256,30 +303,37 @@ class WinogradGroup {
   }
 
   const Layer<float>& layer_;
-  const TileGroup& group_;
+  const TileGroup group_;
   const bool stream_;
-  const int64_t depth_;
+  const ShortTransforms short_;  // in place of the passes, if not null
+  const int64_t depth_;          // block of channels in the sums
   InputPass row_input_, column_input_;
   OutputPass row_output_;
   FinishPass column_finish_;
   int64_t chunk_, slice_;                       // tiles and channels at once
   int64_t first_, count_, channel_, channels_;  // those now
-  Buffer<float> values_, sums_;
+  float* values_ = nullptr;                     // [product][tile][channel]
 };
 
 inline void convolve_winograd(const Layer<float>& layer, bool high, Parallel parallel) {
   const ConvGeometry& g = layer.geometry;
   const WinogradPlan plan = winograd_plan(g, high);
   const float* weights = layer.packed;
+  std::vector<WinogradGroup> groups;
+  int64_t values = 0, sums = 0;
   for (const AxisPlan::Part& rows : plan.rows.parts) {
     for (const AxisPlan::Part& columns : plan.columns.parts) {
       const TileGroup group = {rows, columns, line_shape(rows.algorithm),
                                line_shape(columns.algorithm), weights};
-      WinogradGroup(layer, group, high).run(parallel);
+      groups.emplace_back(layer, group, high);
+      values = std::max(values, groups.back().values_size());
+      sums = std::max(sums, groups.back().sums_size());
       weights +=
           group.products() * panels_of<float>(g.out_channels) * kPanel<float> * g.in_channels;
     }
   }
+  WinogradWorkspace workspace = {Buffer<float>(values), Buffer<float>(sums)};
+  for (WinogradGroup& group : groups) group.run(parallel, &workspace);
 }
 
 // Weight transform of a line algorithm, as a matrix.
@@ -340,6 +394,29 @@ void transform_panel(const ConvGeometry& g, const T* weight, const int64_t* stri
   }
 }
 
+// The same of the tiles whose products are not those of two lines.
+template <typename Tile, typename T>
+void transform_panel_of(const ConvGeometry& g, const T* weight, const int64_t* stride,
+                        int64_t panel, float* to) {
+  constexpr int kW = kPanel<float>;
+  const int64_t product_stride = panels_of<float>(g.out_channels) * g.in_channels * kW;
+  const int64_t outputs = std::min<int64_t>(kW, g.out_channels - panel * kW);
+  for (int64_t c = 0; c < g.in_channels; ++c) {
+    float* out = to + (panel * g.in_channels + c) * kW;
+    for (int o = 0; o < kW; ++o) {
+      double taps[9] = {}, products[Tile::kProducts];
+      for (int tap = 0; o < outputs && tap < 9; ++tap) {
+        taps[tap] = static_cast<float>(weight[(panel * kW + o) * stride[0] + c * stride[1] +
+                                              tap / 3 * stride[2] + tap % 3 * stride[3]]);
+      }
+      Tile::weight(taps, products);
+      for (int i = 0; i < Tile::kProducts; ++i) {
+        out[i * product_stride + o] = static_cast<float>(products[i]);
+      }
+    }
+  }
+}
+
 template <typename T>
 void pack_winograd(const ConvGeometry& g, bool high, const T* weight, const int64_t* stride,
                    Parallel parallel, float* to) {
@@ -347,12 +424,17 @@ void pack_winograd(const ConvGeometry& g, bool high, const T* weight, const int6
   const int64_t panels = panels_of<float>(g.out_channels);
   for (int i = 0; i < best.rows.count; ++i) {
     for (int j = 0; j < best.columns.count; ++j) {
-      const WeightMatrix rows = weight_matrix(best.rows.algorithm[i]);
-      const WeightMatrix columns = weight_matrix(best.columns.algorithm[j]);
+      const LineAlgorithm row = best.rows.algorithm[i], column = best.columns.algorithm[j];
+      const WeightMatrix rows = weight_matrix(row), columns = weight_matrix(column);
+      const bool threes = row == LineAlgorithm::kThree && column == LineAlgorithm::kThree;
       parallel(panels, [&](int64_t panel) {
-        transform_panel(g, weight, stride, rows, columns, panel, to);
+        if (threes) {
+          transform_panel_of<ShortTile<LineOfThree, LineOfThree>>(g, weight, stride, panel, to);
+        } else {
+          transform_panel(g, weight, stride, rows, columns, panel, to);
+        }
       });
-      to += int64_t{rows.rows} * columns.rows * panels * kPanel<float> * g.in_channels;
+      to += tile_products(row, column) * panels * kPanel<float> * g.in_channels;
     }
   }
 }

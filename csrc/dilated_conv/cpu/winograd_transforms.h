@@ -1,5 +1,7 @@
 #pragma once
 
+#include <complex>
+
 #include "../../common/gemm.h"
 #include "../winograd_plan.h"
 
@@ -196,6 +198,53 @@ struct LineOfTwo {
   }
 };
 
+// The cyclic convolution of length four, whose wrapped ends meet only the zeros around the line:
+// the values at 1, -1 and i of the polynomials, (a + b + c) / 4, (b - a - c) / 4 and (b + i (a -
+// c)) / 2.
+struct LineOfThree {
+  static constexpr int kOutputs = 3, kProducts = 5, kInputs = 3;
+
+  template <typename V>
+  static void input(const V* in, V* out) {
+    const V ends = in[0] + in[2];
+    out[0] = ends + in[1];
+    out[1] = ends - in[1];
+    complex_input(in[0] - in[2], in[1], out + 2);
+  }
+  template <typename V>
+  static void output(const V* in, V* out) {
+    V real, imaginary;
+    complex_output(in + 2, &real, &imaginary);
+    const V sum = in[0] + in[1];
+    out[0] = sum + real;
+    out[1] = in[0] - in[1] + imaginary;
+    out[2] = sum - real;
+  }
+  static void weight(const double* in, double* out) {
+    out[0] = (in[0] + in[1] + in[2]) / 4;
+    out[1] = (in[1] - in[0] - in[2]) / 4;
+    complex_weight({in[1] / 2, (in[0] - in[2]) / 2}, out + 2);
+  }
+
+  // (p + i q) (u + i v) of three products: u (p + q), (v - u) p, (u + v) q.
+  template <typename V>
+  static void complex_input(V real, V imaginary, V* out) {
+    out[0] = real + imaginary;
+    out[1] = real;
+    out[2] = imaginary;
+  }
+  template <typename V>
+  static void complex_output(const V* in, V* real, V* imaginary) {
+    *real = in[0] - in[2];
+    *imaginary = in[0] + in[1];
+  }
+  static void complex_weight(std::complex<double> weight, double* out) {
+    out[0] = weight.real();
+    out[1] = weight.imag() - weight.real();
+    out[2] = weight.imag() + weight.real();
+  }
+};
+
 // use(type) with the transforms of `algorithm`.
 template <typename Use>
 auto with_line(LineAlgorithm algorithm, Use&& use) {
@@ -204,6 +253,8 @@ auto with_line(LineAlgorithm algorithm, Use&& use) {
       return use(static_cast<LineOfOne*>(nullptr));
     case LineAlgorithm::kTwo:
       return use(static_cast<LineOfTwo*>(nullptr));
+    case LineAlgorithm::kThree:
+      return use(static_cast<LineOfThree*>(nullptr));
     case LineAlgorithm::kF2:
       return use(static_cast<Line<F2>*>(nullptr));
     case LineAlgorithm::kF3:
@@ -248,13 +299,41 @@ void output_pass(const float* in, int64_t in_stride, int64_t count, float* out,
   }
 }
 
-// The second pass of the output: sums that are complete, and so what follows the convolution.
+// Where sums go that are complete, and so what follows the convolution.
 struct Finish {
-  float* out[6];             // null: no such pixel
-  const float* residual[6];  // or null
-  const float* bias;         // padded to whole vectors, or null
+  static constexpr int kMostPixels = 9;
+  float* out[kMostPixels];             // null: no such pixel
+  const float* residual[kMostPixels];  // or null
+  const float* bias;                   // padded to whole vectors, or null
   bool relu, stream;
+
+  // Channels from `c` of pixel `i`; only those below `count`.
+  template <typename V>
+  void write(int i, int64_t c, int64_t count, V value) const {
+    if (!out[i]) return;
+    const bool whole = c + kWideLanes<float> <= count;
+    if (bias) value += load<V>(bias + c);
+    if (residual[i]) {
+      V other = {};
+      if (whole) {
+        other = load<V>(residual[i] + c);
+      } else {
+        std::memcpy(&other, residual[i] + c, (count - c) * sizeof(float));
+      }
+      value += other;
+    }
+    if (relu) value = relu_of(value);
+    if (whole && stream) {
+      store_past_caches(out[i] + c, value);
+    } else if (whole) {
+      store(out[i] + c, value);
+    } else {
+      std::memcpy(out[i] + c, &value, (count - c) * sizeof(float));
+    }
+  }
 };
+
+// The second pass of the output.
 using FinishPass = void (*)(const float* in, int64_t in_stride, int64_t count,
                             const Finish& finish);
 
@@ -268,30 +347,8 @@ void finish_pass(const float* in, int64_t in_stride, int64_t count, const Finish
 #pragma GCC unroll 8
     for (int i = 0; i < L::kProducts; ++i) from[i] = load<V>(in + i * in_stride + c);
     L::output(from, to);
-    const V bias = finish.bias ? load<V>(finish.bias + c) : V{};
-    const bool whole = c + kL <= count;
 #pragma GCC unroll 8
-    for (int i = 0; i < L::kOutputs; ++i) {
-      if (!finish.out[i]) continue;
-      V value = to[i] + bias;
-      if (finish.residual[i]) {
-        V other = {};
-        if (whole) {
-          other = load<V>(finish.residual[i] + c);
-        } else {
-          std::memcpy(&other, finish.residual[i] + c, (count - c) * sizeof(float));
-        }
-        value += other;
-      }
-      if (finish.relu) value = relu_of(value);
-      if (whole && finish.stream) {
-        store_past_caches(finish.out[i] + c, value);
-      } else if (whole) {
-        store(finish.out[i] + c, value);
-      } else {
-        std::memcpy(finish.out[i] + c, &value, (count - c) * sizeof(float));
-      }
-    }
+    for (int i = 0; i < L::kOutputs; ++i) finish.write(i, c, count, to[i]);
   }
 }
 
