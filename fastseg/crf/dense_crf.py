@@ -28,7 +28,7 @@ from fastseg.crf.kernels import (
 )
 from fastseg.crf.presets import PRESETS
 from fastseg.nn.recipe import Recorded
-from fastseg.ops import mean_field
+from fastseg.ops import mean_field, permutohedral_filter
 from fastseg.ops.mean_field import check_features_gradient
 from fastseg.reference.mean_field import mean_field_exact
 
@@ -200,14 +200,43 @@ class DenseCRF(Recorded):
                 and dtypes are checked as always, and of the values only what the operator checks:
                 scores and features are finite and fit the lattice.
         """
+        return self._refine(scores, image, features, kind).to(scores.dtype)
+
+    def logits(self, scores: Tensor, image: Tensor | None = None) -> Tensor:
+        """What the softmax of the last update is taken of: -U - C sum_k W_k F_k Q.
+
+        To be trained through with a cross-entropy of logits, which probabilities near 0 and 1
+        are too coarse for. With no iterations these are the scores.
+
+        Args:
+            scores: logits, see :meth:`forward`.
+            image: see :meth:`forward`.
+
+        Returns:
+            The shape of ``scores``, at least float32. Where widths are trained on the lattice,
+            the last update's gradient to them is the ``"simplex"`` one.
+
+        Raises:
+            ValueError, TypeError: see :meth:`forward`.
+        """
+        return self._refine(scores, image, softmax=False)
+
+    def _refine(
+        self,
+        scores: Tensor,
+        image: Tensor | None,
+        features: Tensor | Sequence[Tensor] | None = None,
+        kind: str = "logits",
+        *,
+        softmax: bool = True,
+    ) -> Tensor:
         _check_scores(scores, kind, self.labels)
-        warn_of_unit_range("DenseCRF", image, self.kernels, stacklevel=4)
+        warn_of_unit_range("DenseCRF", image, self.kernels, stacklevel=5)
         with no_autocast(scores):
             unary = unary_energy("DenseCRF", scores, kind)
             embedded = embed("DenseCRF", self.kernels, unary, image, features)
             transforms = self._transforms(unary, embedded)
-            q = self._infer(unary, embedded, transforms, scores, image)
-        return q.to(scores.dtype)
+            return self._infer(unary, embedded, transforms, scores, image, softmax)
 
     def _infer(
         self,
@@ -216,6 +245,7 @@ class DenseCRF(Recorded):
         transforms: list[Tensor],
         scores: Tensor,
         image: Tensor | None,
+        softmax: bool,
     ) -> Tensor:
         iterations = self.iterations
         if self.training and self.train_iterations is not None:
@@ -228,15 +258,18 @@ class DenseCRF(Recorded):
         if self.exact:
             if has_values(unary):
                 _check_values(self.kernels, scores, image)
-            return mean_field_exact(unary, embedded, transforms, distance=self.distance, **settings)
+            return mean_field_exact(
+                unary, embedded, transforms, distance=self.distance, softmax=softmax, **settings
+            )
         # Where features need no gradient both kinds are one, and the plain operator is
         # differentiable twice in float64.
         if any(points.requires_grad for points in embedded):
             settings["features_gradient"] = self.features_gradient
+        run = mean_field if softmax else mean_field_logits
         if not has_values(unary):
-            return mean_field(unary, embedded, transforms, **settings)
+            return run(unary, embedded, transforms, **settings)
         try:
-            return mean_field(unary, embedded, transforms, **settings)
+            return run(unary, embedded, transforms, **settings)
         except ValueError as error:
             # The operator speaks of unary and features; the caller gave scores, image and widths.
             _check_values(self.kernels, scores, image)
@@ -382,6 +415,39 @@ class DenseCRF(Recorded):
             train_compatibility=True,
             features_gradient=features_gradient,
         )
+
+
+def mean_field_logits(
+    unary: Tensor,
+    features: list[Tensor],
+    transforms: list[Tensor],
+    *,
+    iterations: int,
+    normalization: list[str],
+    self_message: bool,
+    **settings: Any,
+) -> Tensor:
+    """What :func:`fastseg.ops.mean_field` takes its last softmax of: one filter more, and none."""
+    logits = -unary
+    if iterations == 0:
+        return logits
+    q = mean_field(
+        unary,
+        features,
+        transforms,
+        iterations=iterations - 1,
+        normalization=normalization,
+        self_message=self_message,
+        **settings,
+    )
+    for points, transform, kind in zip(features, transforms, normalization, strict=True):
+        message = permutohedral_filter(q, points, normalization=kind, self_message=self_message)
+        if transform.dim() == 2:
+            message = torch.einsum("lm,bm...->bl...", transform, message)
+        else:
+            message = transform.view(-1, *(1,) * (message.dim() - 2)) * message
+        logits = logits + message
+    return logits
 
 
 def no_autocast(tensor: Tensor) -> AbstractContextManager[Any]:

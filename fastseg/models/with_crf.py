@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fastseg.crf.dense_crf import DenseCRF, embed, unary_energy
+from fastseg.crf.dense_crf import DenseCRF
 from fastseg.models.fcn import FCN8s
 from fastseg.models.input_convention import InputConvention
 from fastseg.models.network import Network, TrainingOutput
 from fastseg.nn.recipe import Recorded
-from fastseg.ops import mean_field, permutohedral_filter
 
 
 class WithCRF(Recorded):
@@ -69,8 +67,8 @@ class WithCRF(Recorded):
         if image is None:
             image = self.input_convention.unscaled(input)
         if isinstance(output, TrainingOutput):
-            return TrainingOutput(refined_logits(self.crf, output.logits, image), output.aux)
-        return refined_logits(self.crf, output, image)
+            return TrainingOutput(self.crf.logits(output.logits, image), output.aux)
+        return self.crf.logits(output, image)
 
 
 class CRFRNN(WithCRF):
@@ -98,48 +96,3 @@ class CRFRNN(WithCRF):
             FCN8s(num_classes, upscore2_bias=upscore2_bias, in_channels=in_channels),
             DenseCRF.crf_rnn(num_classes, iterations=iterations, train_iterations=train_iterations),
         )
-
-
-def refined_logits(crf: DenseCRF, logits: Tensor, image: Tensor) -> Tensor:
-    """What the last mean-field iteration of ``crf`` gives before its softmax.
-
-    All iterations but the last are the CRF's own; the last filters once more and leaves the
-    softmax out. With ``crf.exact`` these are the logarithms of its probabilities, which differ by
-    a number at each pixel.
-    """
-    if crf.exact:
-        probs: Tensor = crf(logits, image)
-        return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
-    iterations = crf.iterations
-    if crf.training and crf.train_iterations is not None:
-        iterations = crf.train_iterations
-    if iterations == 0:
-        return logits
-    with torch.autocast(logits.device.type, enabled=False):
-        unary = unary_energy("DenseCRF", logits, "logits")
-        kernels = crf._kernels()
-        features = embed("DenseCRF", kernels, unary, image, None)
-        transforms = crf._transforms(unary, features)
-        kinds = [kernel.normalization or crf.normalization for kernel in kernels]
-        q = mean_field(
-            unary,
-            features,
-            transforms,
-            iterations=iterations - 1,
-            normalization=kinds,
-            self_message=crf.self_message,
-        )
-        result = -unary
-        for points, transform, kind in zip(features, transforms, kinds, strict=True):
-            filtered = permutohedral_filter(
-                q, points, normalization=kind, self_message=crf.self_message
-            )
-            result = result + apply_transform(transform, filtered)
-    return result
-
-
-def apply_transform(transform: Tensor, values: Tensor) -> Tensor:
-    """A v over the labels of ``values`` ``(B, L, H, W)``; A a number, a diagonal or a matrix."""
-    if transform.dim() == 2:
-        return torch.einsum("lm,bmhw->blhw", transform, values)
-    return values * transform.view(-1, 1, 1)

@@ -45,7 +45,9 @@ class MaxUnpool2d(nn.Module):
     """Puts every value where the maximum of its pool was, and zero elsewhere.
 
     The unpooling of DeconvNet (Noh et al. 2015, sec. 3.2.1) and SegNet. Its partner is
-    ``torch.nn.MaxPool2d(kernel_size, stride, return_indices=True)``.
+    ``torch.nn.MaxPool2d(kernel_size, stride, return_indices=True)``. Under
+    ``torch.use_deterministic_algorithms`` it is a scatter in place of torch's operator, which
+    raises there and is faster in channels_last.
 
     Args:
         kernel_size: of the pool, one number or (vertical, horizontal).
@@ -70,9 +72,9 @@ class MaxUnpool2d(nn.Module):
                 kernel_size, which is right where the pools filled it.
 
         Raises:
-            ValueError: shapes that differ.
+            ValueError: shapes that differ, or a size that no pool takes to that of ``input``.
             TypeError: not tensors, or indices of another dtype.
-            RuntimeError: of torch, for an index outside the output or an impossible size.
+            RuntimeError: of torch, for an index outside the output.
         """
         op = "MaxUnpool2d"
         check_tensor(op, "input", input)
@@ -86,10 +88,26 @@ class MaxUnpool2d(nn.Module):
             )
         if indices.dtype != torch.int64:
             raise TypeError(f"{op}: indices must have dtype int64, got {dtype_name(indices)}")
-        size = None if output_size is None else pair(output_size)
-        return functional.max_unpool2d(
-            input, indices, self.kernel_size, self.stride, self.padding, size
-        )
+        height, width = self._size(input, output_size)
+        if not torch.are_deterministic_algorithms_enabled():
+            return functional.max_unpool2d(
+                input, indices, self.kernel_size, self.stride, self.padding, (height, width)
+            )
+        planes = input.new_zeros(*input.shape[:2], height * width)
+        planes = planes.scatter(2, indices.flatten(2), input.flatten(2))
+        return planes.view(*input.shape[:2], height, width)
+
+    def _size(self, input: Tensor, output_size: Pair | None) -> tuple[int, int]:
+        geometry = zip(input.shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
+        filled = [(n - 1) * step + taps - 2 * pad for n, taps, step, pad in geometry]
+        height, width = filled if output_size is None else pair(output_size)
+        for side, full, step in zip((height, width), filled, self.stride, strict=True):
+            if not full - step < side < full + step:
+                raise ValueError(
+                    f"MaxUnpool2d: output_size must differ from {tuple(filled)} by less than the "
+                    f"stride {self.stride}, got {(height, width)}"
+                )
+        return height, width
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

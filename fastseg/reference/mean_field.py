@@ -40,15 +40,19 @@ def iterate(
     filters: Sequence[Callable[[Tensor], Tensor]],
     transforms: Sequence[Tensor],
     iterations: int,
+    softmax: bool = True,
 ) -> Tensor:
-    """Q = softmax(-U), then ``iterations`` times Q = softmax(-U + sum_k A_k F_k Q)."""
-    q = torch.softmax(-unary, 1)
+    """Q = softmax(-U), then ``iterations`` times Q = softmax(-U + sum_k A_k F_k Q).
+
+    Without ``softmax``, what the last one is taken of.
+    """
+    logits = -unary
     for _ in range(iterations):
+        q = torch.softmax(logits, 1)
         logits = -unary
         for message, transform in zip(filters, transforms, strict=True):
             logits = logits + apply_transform(transform, message(q))
-        q = torch.softmax(logits, 1)
-    return q
+    return torch.softmax(logits, 1) if softmax else logits
 
 
 class ExactFilter:
@@ -134,6 +138,7 @@ def mean_field_exact(
     self_message: bool = True,
     distance: str = "euclidean",
     spatial_dims: int | None = None,
+    softmax: bool = True,
 ) -> Tensor:
     """Mean-field inference by brute force over all pairs of pixels.
 
@@ -171,6 +176,7 @@ def mean_field_exact(
             before.
         spatial_dims: how many rows lead; None means as many as there are axes in ``spatial``. A
             kernel that has fewer rows uses all of them.
+        softmax: false leaves out the last one and gives its argument, -U + sum_k A_k F_k Q.
 
     Returns:
         Q, ``(B, L, *spatial)``, contiguous, dtype of ``unary``. An empty batch gives an empty Q.
@@ -182,6 +188,7 @@ def mean_field_exact(
     op = "mean_field_exact"
     normalizations = _check(op, unary, "kernels", kernels, transforms, iterations, normalization)
     check_flag(op, "self_message", self_message)
+    check_flag(op, "softmax", softmax)
     if distance not in DISTANCES:
         raise ValueError(f"{op}: distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
     if spatial_dims is not None and spatial_dims < 0:
@@ -196,7 +203,7 @@ def mean_field_exact(
         ExactFilter(features.flatten(2), kind, self_message, min(leading, features.shape[1]), kept)
         for features, kind in zip(kernels, normalizations, strict=True)
     ]
-    q = iterate(unary.reshape(batch, labels, points), filters, transforms, iterations)
+    q = iterate(unary.reshape(batch, labels, points), filters, transforms, iterations, softmax)
     return q.reshape(unary.shape)
 
 

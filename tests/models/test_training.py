@@ -1,78 +1,65 @@
 """Training, evaluation, compilation and export of every system, with few channels."""
 
 import copy
-from functools import partial
 
 import pytest
 import torch
+import torch.distributed
 from thin import CLASSES, thin
 from torch import nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from fastseg.backbones.resnet import DEPTHS
 from fastseg.models import (
+    CRFRNN,
     DeconvNet,
     DeepLabV1,
     DeepLabV2ResNet,
     DeepLabV2VGG16,
     DeepLabV3,
     DeepLabV3Plus,
-    FCN8s,
-    FCN16s,
-    FCN32s,
-    FCNAlexNet,
-    FCNResNet,
     MultiScale,
     TrainingOutput,
     UNet,
+    build,
+    list_systems,
 )
 
 K = CLASSES
-SYSTEMS = {  # constructor, side of the image, channels of the image
-    "fcn32s": (partial(FCN32s, K), 40, 3),
-    "fcn16s": (partial(FCN16s, K, learn_upsampling=True), 40, 3),
-    "fcn8s": (partial(FCN8s, K, learn_upsampling=True), 40, 3),
-    "fcn8s-at-once": (partial(FCN8s, K, at_once=True, upscore2_bias=True), 40, 3),
-    "fcn-alexnet": (partial(FCNAlexNet, K), 40, 3),
-    "fcn-resnet": (partial(FCNResNet, K, aux=True), 49, 3),
-    "deconvnet": (partial(DeconvNet, K), 224, 3),
-    "unet": (partial(UNet, K), 188, 1),
-    "unet-caffe": (partial(UNet, K, caffe=True), 188, 1),
-    "unet-padded": (partial(UNet, K, in_channels=3, padding="same", norm=True), 37, 3),
-    "unet-bilinear": (
-        partial(UNet, K, in_channels=3, padding="same", norm=True, up="bilinear"),
-        37,
-        3,
-    ),
-    "deeplab-v1": (partial(DeepLabV1, K), 41, 3),
-    "deeplab-v1-base": (partial(DeepLabV1, K, variant="base"), 42, 3),
-    "deeplab-v1-msc": (partial(DeepLabV1, K, multi_scale=True), 41, 3),
-    "deeplab-v2-vgg": (partial(DeepLabV2VGG16, K), 41, 3),
-    "deeplab-v2-resnet": (partial(DeepLabV2ResNet, K, depth=50), 65, 3),
-    "deeplab-v2-msc": (lambda: MultiScale(DeepLabV2ResNet(K, depth=18)), 65, 3),
-    "deeplab-v3": (partial(DeepLabV3, K, backbone="resnet50"), 65, 3),
-    "deeplab-v3-aux": (partial(DeepLabV3, K, backbone="resnet18", aux=True, head_conv=True), 65, 3),
-    "deeplab-v3+": (partial(DeepLabV3Plus, K, backbone="resnet18", separable=True), 65, 3),
-    "deeplab-v3+-mobilenet": (
-        partial(DeepLabV3Plus, K, backbone="mobilenet_v2", separable=True),
-        65,
-        3,
-    ),
-    "deeplab-v3+-xception": (
-        partial(DeepLabV3Plus, K, backbone="aligned_xception", separable=True),
-        65,
-        3,
-    ),
+SIDES = {  # of the image; 41 unless the network wants more
+    "deconvnet": 224,
+    "unet": 188,
+    "unet_caffe": 188,
+    "deeplabv3_xception_vainf": 105,
+    "deeplabv3plus_xception_vainf": 105,
 }
+
+
+def twin(name):
+    """Whether a ResNet-50 stands beside a ResNet-101: one network, where a layer has one block."""
+    return "101" in name and name.replace("101", "50") in list_systems()
+
+
+NAMES = [name for name in list_systems() if not twin(name)]
+VARIANTS = {
+    "learned upsampling": ("fcn8s", {"learn_upsampling": True}),
+    "fcn with two heads": ("fcn_resnet50", {"aux": True}),
+    "v3 with two heads": ("deeplabv3_resnet50_torchvision", {"aux": True}),
+    "basic blocks": ("deeplabv2_resnet101", {"depth": 18}),
+    "separable": ("deeplabv3plus_mobilenet_v2_vainf", {"separable": True}),
+}
+SYSTEMS = {**{name: (name, {}) for name in NAMES}, **VARIANTS}
 
 
 @pytest.fixture(params=SYSTEMS.values(), ids=SYSTEMS)
 def system(request, monkeypatch):
     """A thin network of few blocks, and a function that makes an image for it."""
-    for depth in (18, 50):
+    for depth in (18, 50, 101):
         monkeypatch.setitem(DEPTHS, depth, (1, 1, 1, 1))
-    make, side, channels = request.param
-    model = thin(make)
+    name, options = request.param
+    model = thin(build, name, K, **options)
+    channels, side = model.input_convention.num_channels, SIDES.get(name, 41)
     return model, lambda batch=1: torch.randn(batch, channels, side, side)
 
 
@@ -84,12 +71,15 @@ def parts(output):
     return [output.logits, *output.aux] if isinstance(output, TrainingOutput) else [output]
 
 
+def loss_of(output):
+    return sum(map.float().square().mean() for map in parts(output))
+
+
 def test_gradient_reaches_every_trainable_parameter(system):
     """And no other; a batch of one image trains."""
     model, image = system
     output = model.train()(image())
-    loss = sum(map.square().mean() for map in parts(output))
-    loss.backward()
+    loss_of(output).backward()
     for name, parameter in model.named_parameters():
         if name.endswith("conv.bias"):  # batch norm takes it away again
             assert parameter.grad is not None
@@ -114,8 +104,9 @@ def test_evaluation(system):
         assert torch.equal(model(x), logits)
         assert close(model(x[1:]), logits[1:])
         scores = model.scores(x)
-        whole = isinstance(model, UNet | DeconvNet)
-        assert torch.equal(scores if whole else model.upsample(scores, x), logits)
+        if not isinstance(model, CRFRNN):
+            whole = isinstance(model, UNet | DeconvNet)
+            assert torch.equal(scores if whole else model.upsample(scores, x), logits)
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]), name
 
@@ -131,24 +122,43 @@ def test_training_writes_statistics_only(system):
     assert bool(changed) == bool(trained)
 
 
-GRAPHS = (  # one of each kind of network
-    "fcn8s", "fcn-alexnet", "fcn-resnet", "deconvnet", "unet", "unet-bilinear", "deeplab-v1-msc",
-    "deeplab-v2-vgg", "deeplab-v2-msc", "deeplab-v3-aux", "deeplab-v3+",
-)  # fmt: skip
+GRAPHS = {  # one of each kind of network, half of them in training
+    "fcn8s": False, "fcn_alexnet": True, "fcn with two heads": True, "deconvnet": False,
+    "unet": True, "unet_bilinear": False, "deeplabv1_msc_largefov": True,
+    "deeplabv2_vgg16_aspp_l": False, "deeplabv2_resnet101_msc": True,
+    "v3 with two heads": False, "deeplabv3plus_resnet101": True, "crf_rnn": False,
+}  # fmt: skip
+EXPORTED = [name for name in GRAPHS if name != "crf_rnn"]
+MODES = [
+    pytest.param(
+        SYSTEMS[name],
+        training,
+        id=f"{name} {'training' if training else 'evaluation'}",
+        marks=() if GRAPHS.get(name) is training else pytest.mark.slow,
+    )
+    for name in SYSTEMS
+    for training in (True, False)
+]
 
 
-@pytest.mark.parametrize("system", [SYSTEMS[name] for name in GRAPHS], ids=GRAPHS, indirect=True)
-def test_compiles_without_graph_breaks(system):
+@pytest.mark.parametrize(("system", "training"), MODES, indirect=["system"])
+def test_compiles_without_graph_breaks(system, training):
+    """Two seconds a system: one of each kind as a rule, all of them with ``-m slow``."""
     model, image = system
-    model.eval()
+    for module in model.train(training).modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
     x = image()
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
-        assert close(compiled(x), model(x))
+        for actual, expected in zip(parts(compiled(x)), parts(model(x)), strict=True):
+            assert close(actual, expected)
 
 
-@pytest.mark.parametrize("system", [SYSTEMS[name] for name in GRAPHS], ids=GRAPHS, indirect=True)
+@pytest.mark.parametrize(
+    "system", [SYSTEMS[name] for name in EXPORTED], ids=EXPORTED, indirect=True
+)
 def test_exports(system):
     model, image = system
     x = image()
@@ -158,9 +168,60 @@ def test_exports(system):
 
 
 def test_autocast(system):
+    """Scores in bfloat16, a CRF's logits and all gradients in float32."""
     model, image = system
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert torch.isfinite(model.eval()(image())).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model.train()(image(2))
+    loss_of(output).backward()
+    dtype = torch.float32 if isinstance(model, CRFRNN) else torch.bfloat16
+    assert all(map.dtype == dtype and torch.isfinite(map).all() for map in parts(output))
+    for parameter in model.parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all()
+
+
+def test_two_runs_give_the_same_bits(system):
+    """Forward and backward, under torch's demand for deterministic algorithms."""
+    model, image = system
+    torch.use_deterministic_algorithms(True)
+    x, runs = image(2), []
+    for run in (copy.deepcopy(model), model):
+        torch.manual_seed(3)  # dropout
+        output = run.train()(x)
+        loss_of(output).backward()
+        gradients = [p.grad for p in run.parameters() if p.requires_grad]
+        runs.append([*parts(output), *gradients, *run.buffers()])
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+HEADS = (  # several results in training, or more than convolutions
+    "fcn with two heads", "v3 with two heads", "deeplabv2_resnet101_msc", "crf_rnn",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def process_group(tmp_path_factory):
+    file = tmp_path_factory.mktemp("gloo") / "store"
+    torch.distributed.init_process_group("gloo", f"file://{file}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        pytest.param(value, id=name, marks=() if name in HEADS else pytest.mark.slow)
+        for name, value in SYSTEMS.items()
+    ],
+    indirect=True,
+)
+@pytest.mark.usefixtures("process_group")
+def test_distributed_training(system):
+    """Every parameter takes part in each step: ``find_unused_parameters`` is not needed."""
+    model, image = system
+    parallel = DistributedDataParallel(model.train())
+    for _ in range(2):  # what was left over from the first raises in the second
+        loss_of(parallel(image())).backward()
 
 
 def test_frozen_norms_stay_frozen():

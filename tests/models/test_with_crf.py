@@ -9,7 +9,6 @@ from fastseg.crf import BilateralKernel, DenseCRF, GaussianKernel
 from fastseg.models import CRFRNN, DeepLabV1, DeepLabV2ResNet, DeepLabV2VGG16, FCN8s, WithCRF
 from fastseg.models.input_convention import FCN, IMAGENET
 from fastseg.models.network import Network, TrainingOutput
-from fastseg.models.with_crf import refined_logits
 from fastseg.nn import DilatedConv2d
 from fastseg.ops import permutohedral_filter
 
@@ -44,7 +43,7 @@ KINDS = {
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 def test_logits_are_those_of_the_crfs_probabilities(make, image):
     crf, logits = make().eval(), 3 * torch.randn(2, 4, 17, 20)
-    refined = refined_logits(crf, logits, image)
+    refined = crf.logits(logits, image)
     torch.testing.assert_close(refined.softmax(1), crf(logits, image), rtol=1e-4, atol=1e-5)
 
 
@@ -55,15 +54,23 @@ def test_one_iteration_by_hand(image):
     rows, columns = torch.meshgrid(torch.arange(17.0), torch.arange(20.0), indexing="ij")
     features = torch.stack([columns, rows])[None].expand(2, -1, -1, -1) / 2.0
     filtered = permutohedral_filter(logits.softmax(1), features, normalization="after")
-    torch.testing.assert_close(refined_logits(crf, logits, image), logits + 3 * filtered)
+    torch.testing.assert_close(crf.logits(logits, image), logits + 3 * filtered)
     crf.iterations = 0
-    assert torch.equal(refined_logits(crf, logits, image), logits)
+    assert torch.equal(crf.logits(logits, image), logits)
 
 
-def test_exact_crf_gives_log_probabilities(image):
-    crf = DenseCRF([GaussianKernel(2.0, 3.0)], exact=True)
-    logits = torch.randn(2, 4, 17, 20)
-    torch.testing.assert_close(refined_logits(crf, logits, image).exp(), crf(logits, image))
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+def test_exact_crf_gives_logits_too(iterations, image):
+    """Of one kind with the lattice's: with no kernels both are the scores themselves."""
+    logits = 50 * torch.randn(2, 4, 17, 20)  # probabilities that float32 rounds to 0 and 1
+    alone = DenseCRF([], exact=True, iterations=iterations)
+    assert torch.equal(alone.logits(logits), logits)
+    crf = DenseCRF([GaussianKernel(2.0, 3.0)], exact=True, iterations=iterations)
+    refined = crf.logits(logits, image)
+    torch.testing.assert_close(refined.softmax(1), crf(logits, image))
+    assert iterations == 0 or (refined - logits).max() > 0.5
+    lattice = DenseCRF([GaussianKernel(2.0, 3.0)], iterations=iterations)
+    assert (lattice.logits(logits, image) - refined).abs().max() <= 0.5  # the lattice's error
 
 
 def test_post_processing(image):
@@ -103,7 +110,7 @@ def test_gradient_of_the_whole_is_exact():
 
     def loss(logits, weight):
         crf.kernels[0]._parameters["weight"] = weight
-        return refined_logits(crf, logits, image).square().sum()
+        return crf.logits(logits, image).square().sum()
 
     logits = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(loss, (logits, weight.detach().requires_grad_()), atol=1e-4)

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from fastseg.crf import DenseCRF
 from fastseg.nn import DilatedConv2d
 
 FACTOR = 8
@@ -21,6 +22,8 @@ def thin(make, *args, **kwargs):
                 )
                 norm.train(module.training).requires_grad_(module.weight.requires_grad)
                 setattr(parent, name, norm)
+            elif isinstance(module, DenseCRF):  # CRF-RNN's, which has values to start from
+                setattr(parent, name, DenseCRF.crf_rnn(CLASSES).train(module.training))
             elif isinstance(module, DilatedConv2d):
                 thin_conv(module)
             elif isinstance(module, nn.ConvTranspose2d):

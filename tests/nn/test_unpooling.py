@@ -14,6 +14,12 @@ POOLED_FROM = torch.tensor(
 )  # (1, 1, 4, 4)
 
 
+@pytest.fixture(params=[True, False], ids=["deterministic", "torch"])
+def unpooling(request):
+    """Each way to unpool by index."""
+    torch.use_deterministic_algorithms(request.param)
+
+
 def test_nearest_unpooling_of_the_lecture():
     expected = [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
     assert NearestUnpool2d()(TWO_BY_TWO)[0, 0].tolist() == expected
@@ -27,6 +33,7 @@ def test_nearest_unpooling_repeats(factor, dtype):
     assert torch.equal(NearestUnpool2d(factor)(image), expected)
 
 
+@pytest.mark.usefixtures("unpooling")
 def test_max_unpooling_of_the_lecture():
     pooled, indices = torch.nn.MaxPool2d(2, return_indices=True)(POOLED_FROM)
     assert pooled[0, 0].tolist() == [[5, 6], [7, 8]]
@@ -37,6 +44,7 @@ def test_max_unpooling_of_the_lecture():
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, None, 0), (3, 3, 0), (2, 2, 1)])
 @pytest.mark.parametrize("size", [(7, 9), (8, 6)])
+@pytest.mark.usefixtures("unpooling")
 def test_pooling_again_gives_the_same(kernel, stride, padding, size):
     image = torch.rand(2, 3, *size) + 1
     pool = torch.nn.MaxPool2d(kernel, stride, padding, return_indices=True)
@@ -49,6 +57,7 @@ def test_pooling_again_gives_the_same(kernel, stride, padding, size):
     assert torch.equal(pool(unpooled)[0], pooled)
 
 
+@pytest.mark.usefixtures("unpooling")
 def test_gradients():
     image = torch.randn(1, 2, 4, 5, dtype=torch.float64)
     pooled, indices = torch.nn.MaxPool2d(2, return_indices=True)(image)
@@ -89,6 +98,12 @@ REJECTED = {
         TypeError,
         "MaxUnpool2d: indices must have dtype int64, got int32",
     ),
+    "size": (
+        lambda: MaxUnpool2d()(TWO_BY_TWO, INDICES, (4, 6)),
+        ValueError,
+        "MaxUnpool2d: output_size must differ from (4, 4) by less than the stride (2, 2), "
+        "got (4, 6)",
+    ),
     "no-indices": (
         lambda: MaxUnpool2d()(TWO_BY_TWO, None),
         TypeError,
@@ -104,6 +119,7 @@ def test_rejects(call, error, message):
 
 
 @pytest.mark.parametrize("index", [16, -1])
+@pytest.mark.usefixtures("unpooling")
 def test_indices_outside_the_output_are_refused(index):
     with pytest.raises(RuntimeError):
         MaxUnpool2d()(TWO_BY_TWO, INDICES + index)
