@@ -4,7 +4,7 @@
 
 #include "../common/instruction_set.h"
 #include "../common/torch_door.h"
-#include "mean_field_check.h"
+#include "mean_field_door.h"
 
 // Mean-field inference as a torch operator: schema, and the CPU door.
 namespace fastseg {
@@ -50,20 +50,6 @@ void infer(const Batch& batch, int64_t images) {
     });
   }
   for (const Error& error : errors) raise_if(error);
-}
-
-MeanFieldArguments arguments_of(const Tensor& unary, const std::vector<Tensor>& features,
-                                const std::vector<Tensor>& transforms, int64_t iterations,
-                                const std::vector<Text>& normalizations) {
-  MeanFieldArguments arguments = {info_of("unary", unary), {}, {}, iterations, {}};
-  for (size_t k = 0; k < features.size(); ++k) {
-    arguments.features.push_back(info_of("features[" + std::to_string(k) + "]", features[k]));
-  }
-  for (size_t k = 0; k < transforms.size(); ++k) {
-    arguments.transforms.push_back(info_of("transforms[" + std::to_string(k) + "]", transforms[k]));
-  }
-  for (const Text& name : normalizations) arguments.normalizations.push_back(name.value);
-  return arguments;
 }
 
 Tensor mean_field(const Tensor& unary, std::vector<Tensor> features, std::vector<Tensor> transforms,

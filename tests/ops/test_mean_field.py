@@ -20,6 +20,7 @@ from fastseg.ops import mean_field
 from fastseg.reference import mean_field_exact
 
 ops = torch.ops.fastseg
+pytestmark = pytest.mark.usefixtures("device")
 NORMALIZATIONS = ["symmetric", "mean", "before", "after", "none"]
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}  # float32, a few updates: exp and sums of 20 messages
@@ -293,6 +294,7 @@ MEASURED_ERRORS = {  # position, bilateral xy and rgb; weights; normalisation; s
 }
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(("sigmas", "weights", "kind", "self_message"), MEASURED_ERRORS)
 def test_error_against_brute_force(sigmas, weights, kind, self_message):
     """Five labels, 10 iterations, three crops of photographs; 10 % of room."""
@@ -591,6 +593,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(("backend", "options"), MODELS)
 def test_compiled_model(backend, options):
     """Forward and backward equal the eager ones, where it is cheap for a second size as well."""
@@ -639,6 +642,7 @@ def test_batch_equals_loop(options, instruction_set):
             assert torch.equal(a[one], b)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("options", OPTIONS)
 def test_one_thread_equals_many(options, num_threads, instruction_set):
     # So many pixels that torch shares a sum out among its threads.

@@ -64,10 +64,11 @@ def test_what_breaks_a_budget():
     kernel = Kernel("k", "sm_80", 256, 40, 1024)
     budget = {("k", "sm_80"): kernel.row()}
     assert cuda_budget.broken_budgets([kernel], budget) == []
-    kernel.registers, kernel.shared_bytes = 72, 2048
+    kernel.registers, kernel.shared_bytes, kernel.stack_bytes = 72, 2048, 8
     assert cuda_budget.broken_budgets([kernel], budget) == [
         "k on sm_80: registers 72, budget 40",
         "k on sm_80: shared_bytes 2048, budget 1024",
+        "k on sm_80: stack_bytes 8, budget 0",
         "k on sm_80: occupancy 0.375, budget 0.750",
     ]
     other = Kernel("other", "sm_80", 256, 8, 0)
@@ -81,7 +82,6 @@ def test_what_no_budget_allows():
     kernel = Kernel("k", "sm_80", 0, 40, 0, spilled_bytes=16, stack_bytes=8)
     assert cuda_budget.faults([kernel]) == [
         "k on sm_80 spills 16 bytes of registers",
-        "k on sm_80 has a stack of 8 bytes",
         "k on sm_80 does not state its block size (__launch_bounds__)",
     ]
 

@@ -3,8 +3,8 @@
 #include <cstdint>
 
 #include "../../common/block_sum.cuh"
+#include "../../common/online_softmax.cuh"
 #include "bilinear_upsample_cuda.h"
-#include "online_softmax.cuh"
 #include "pixel_taps.cuh"
 
 // The cross-entropy of upsampled logits: what each pixel loses, the sums, and what its gradient

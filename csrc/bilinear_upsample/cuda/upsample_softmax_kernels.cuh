@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
+#include "../../common/online_softmax.cuh"
 #include "../../common/vector_access.cuh"
-#include "online_softmax.cuh"
 #include "pixel_taps.cuh"
 
 // The softmax of upsampled logits, and what its gradient needs of each pixel.

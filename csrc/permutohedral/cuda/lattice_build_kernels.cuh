@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kBuildThreads)
 
 // One thread an axis and contribution; those that are their vertex's first look for both
 // neighbours of it.
-__global__ void __launch_bounds__(kBuildThreads)
+__global__ void __launch_bounds__(kBuildThreads, 4)
     find_neighbours(Vertices vertices, const int32_t* __restrict__ numbers,
                     const int64_t* __restrict__ slots, const int64_t* __restrict__ number_of,
                     int64_t contributions, int64_t table_size, int64_t count,
@@ -194,6 +194,7 @@ __global__ void __launch_bounds__(kBuildThreads)
       own + 1 < contributions ? number_of[own + 1] > number_of[own] : number_of[own] == count - 1;
   if (!first) return;
   const uint64_t mask = static_cast<uint64_t>(table_size) - 1;
+#pragma unroll 1
   for (int side = 0; side < 2; ++side) {
     const Sought sought = {own, axis, side == 0 ? 1 : -1};  // forward lowers all but one
     int32_t found = -1;

@@ -1,5 +1,6 @@
 #include "../../common/cuda_door.h"
 #include "../permutohedral_door.h"
+#include "lattice_status.h"
 #include "permutohedral_cuda.h"
 
 // The GPU's kernels behind the operators of the lattice.
@@ -86,21 +87,7 @@ struct CudaBackend {
   int64_t checked_count(int64_t dims, const cuda::LatticePlan& plan) const {
     cuda::LatticeStatus status;
     call.read(plan.status, sizeof(status), &status);
-    if (status.bad_feature <= dims) {
-      raise(value_error(op, ": features must be finite, got NaN or infinity in feature ",
-                        status.bad_feature));
-    }
-    if (!(status.largest < 2147480000.0)) {
-      raise(value_error(op,
-                        ": features must stay within int32 lattice coordinates (about 2e9 / (D + "
-                        "1) standard deviations), got a coordinate of ",
-                        status.largest,
-                        "; a larger standard deviation (sigma) makes them smaller"));
-    }
-    if (status.vertices > INT32_MAX) {
-      raise(value_error(op, ": features must touch fewer than 2^31 lattice vertices, got ",
-                        status.vertices));
-    }
+    raise_if(from_kernel(op, "features", check_status(status, dims)));
     return status.vertices;
   }
 };

@@ -26,6 +26,7 @@ __global__ void __launch_bounds__(kFilterThreads)
   if (begin < 0 || end > contributions)
     sum = not_a_number<Real>();
   else {
+#pragma unroll 2
     for (int64_t s = begin; s < end; ++s) {
       const int64_t contributor = contributors[s];
       const bool known = contributor >= 0 && contributor < contributions;

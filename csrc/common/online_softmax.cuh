@@ -1,6 +1,6 @@
 #pragma once
 
-#include "../../common/storage.cuh"
+#include "storage.cuh"
 
 namespace fastseg {
 namespace cuda {
