@@ -15,7 +15,15 @@ from fastseg.models.with_crf import WithCRF
 from fastseg.nn.receptive_field import without_values
 from fastseg.predict.blocks import STEP
 from fastseg.predict.forward import run_model, upsamples_bilinearly
-from fastseg.predict.memory import CONSTANT, FLOAT, SLACK, Footprint, crf_bytes, show_bytes
+from fastseg.predict.memory import (
+    CONSTANT,
+    FLOAT,
+    SLACK,
+    CRFBytes,
+    Footprint,
+    crf_vertices,
+    show_bytes,
+)
 
 PAPER_TILE = 572  # of the valid U-Net
 PROPOSAL = 224  # side of what DeconvNet was made for
@@ -40,7 +48,8 @@ class Work(NamedTuple):
     labels_only: bool
     views: int
     largest_scale: float
-    has_crf: bool
+    crf_vertices: int
+    """Of the CRF after the network, see :func:`fastseg.predict.memory.crf_vertices`; 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,8 @@ class Planner:
     footprint: Footprint
     lazy: bool
     """Whether labels follow from the scores without logits at the size of the image."""
-    runs_crf: bool
-    """Whether the model ends in a CRF."""
+    crf_vertices: int
+    """Likewise of the CRF that the model ends in."""
     least: int
     """The shortest side that the model takes."""
     offset: int
@@ -92,7 +101,7 @@ class Planner:
             found[0],
             footprint,
             lazy=upsamples_bilinearly(model),
-            runs_crf=isinstance(model, WithCRF),
+            crf_vertices=crf_vertices(model.crf) if isinstance(model, WithCRF) else 0,
             least=least,
             offset=convention.offset or int(getattr(network, "align_corners", False)),
             budget=budget - weights,
@@ -162,20 +171,21 @@ class Planner:
                 unet.valid_size(min(side + 2 * unet.margin, window or PAPER_TILE))
                 for side in (seen_height, seen_width)
             )
-        total += SLACK * self.footprint.bytes(tile_height, tile_width) + CONSTANT
         plane = FLOAT * self.num_classes
-        lazy = self.lazy and work.labels_only and work.views == 1 and not work.has_crf
+        lazy = self.lazy and work.labels_only and work.views == 1 and not work.crf_vertices
         if windowed or self.valid_unet is not None:
             total += plane * (seen + tile_height * tile_width)
         elif factor != 1:  # logits at the size that the network saw
             total += plane * seen
         if not lazy or windowed:
             total += plane * pixels * (2 + (work.views > 1))
-        if self.runs_crf:
-            total += crf_bytes(self.num_classes, tile_height * tile_width)
-        if work.has_crf:
-            total += crf_bytes(self.num_classes, pixels)
-        return total
+        # The CRF runs after the network, whose next pass meets the scratch that the CRF left.
+        own = CRFBytes.of(self.crf_vertices, self.num_classes, tile_height * tile_width)
+        after = CRFBytes.of(work.crf_vertices, self.num_classes, pixels)
+        network = SLACK * self.footprint.bytes(tile_height, tile_width) + CONSTANT
+        kept = max(own.kept, after.kept)
+        peaks = [crf.peak for crf in (own, after) if crf.kept]
+        return total + max([network + kept, *peaks])
 
     def seen(self, length: float) -> int:
         return max(round(length), self.least)

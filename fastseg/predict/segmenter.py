@@ -26,7 +26,7 @@ from fastseg.predict.arguments import (
 )
 from fastseg.predict.blocks import Block, blocks
 from fastseg.predict.forward import Enlarged, label_dtype, run_model
-from fastseg.predict.memory import Weights, parse_bytes
+from fastseg.predict.memory import Weights, crf_vertices, parse_bytes
 from fastseg.predict.padding import mean_colour, pad
 from fastseg.predict.photos import Photo, Photos, is_batch, read_photo, resize
 from fastseg.predict.plan import PAPER_TILE, Plan, Planner, Work, native
@@ -172,9 +172,10 @@ class Segmenter:
 
         The estimate: the most that the network's tensors hold at once, which is found by running it
         without values at three sizes, times 2.25 for scratch and copies, and 48 MB; four copies of
-        the image; the maps of all labels that are alive at once; for a CRF six such maps and 256
-        bytes a pixel. Weights in the forms that the kernels read come on top, and are part of
-        ``max_memory`` too: 64/9 of those of a 3x3 convolution.
+        the image; the maps of all labels that are alive at once; for a CRF what an image of noise
+        takes, see :class:`fastseg.predict.memory.CRFBytes`, and up to 512 MiB that its kernels
+        keep. Weights in the forms that the kernels read come on top, and are part of ``max_memory``
+        too: 64/9 of those of a 3x3 convolution.
         """
         return self.planner.plan(
             height, width, self._factor(height, width), self.tile, self.margin, self.work(output)
@@ -221,7 +222,7 @@ class Segmenter:
             labels_only=output in ("labels", "palette"),
             views=len(self.scales) * (1 + self.flip),
             largest_scale=max(self.scales),
-            has_crf=self.crf is not None,
+            crf_vertices=0 if self.crf is None else crf_vertices(self.crf),
         )
 
     def _factor(self, height: int, width: int) -> float:
