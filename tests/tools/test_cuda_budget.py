@@ -1,5 +1,6 @@
 """The check of registers, shared memory and occupancy, on what ptxas prints."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -94,9 +95,7 @@ def test_committed_budget():
         assert 0 < float(row["occupancy"]) <= 1
     names = {name.partition("<")[0] for name, _ in budget}
     for source in cuda_budget.ROOT.glob("csrc/*/cuda/*.cuh"):
-        text = source.read_text()
-        for after in text.split("__global__ void")[1:]:
-            words = after.replace("(", " ").split()
-            kernel = next(w for w in words if not w.startswith("__") and not w.startswith("k"))
+        declared = r"__global__ void\s+__launch_bounds__\([^)]*\)\s+(\w+)\("
+        for kernel in re.findall(declared, source.read_text()):
             assert kernel in names, kernel
     assert {architecture for _, architecture in budget} == set(cuda_budget.ARCHITECTURES)
