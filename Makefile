@@ -12,7 +12,7 @@ PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.map' \
              -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test bench lint aarch64 sanitized simt-address simt-thread simt-nightly cuda-budget clean
+.PHONY: demo test bench lint aarch64 sanitized simt simt-address simt-thread simt-nightly cuda-budget clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/fastseg demo
@@ -54,11 +54,16 @@ simt-thread: $(VENV)/test-tools
 	  LD_PRELOAD="$$(g++ -print-file-name=libtsan.so)" \
 	  OMP_NUM_THREADS=1 setarch -R $(VENV)/bin/python $(SIMT_TESTS) || exit 1; done
 
-# All tests that take devices, in each order, and with the larger shapes.
+# All tests that take devices, each with its threads in one of three orders.
+SIMT_ALL = -m pytest --numprocesses=auto --dist=worksteal -q tests/simt tests/ops -k simt -m "slow or not slow"
+simt: $(VENV)/test-tools
+	OMP_NUM_THREADS=1 $(VENV)/bin/python $(SIMT_ALL)
+
+# The same in each order, and with the larger shapes.
 simt-nightly: $(VENV)/test-tools
 	for order in forward reverse random; do \
-	  FASTSEG_NIGHTLY=1 FASTSEG_SIMT_ORDER=$$order OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest \
-	  --numprocesses=auto --dist=worksteal -q tests/simt tests/ops -k simt || exit 1; done
+	  FASTSEG_NIGHTLY=1 FASTSEG_SIMT_ORDER=$$order OMP_NUM_THREADS=1 \
+	  $(VENV)/bin/python $(SIMT_ALL) || exit 1; done
 
 # Registers, shared memory, spills and occupancy of every CUDA kernel, against csrc/cuda_budget.csv.
 cuda-budget: $(VENV)/installed

@@ -45,7 +45,8 @@ DEVICES = {
 def pytest_generate_tests(metafunc):
     """Devices, and of the CPU the instruction sets: ``simt`` where the room has CUDA kernels.
 
-    Of a test marked ``cpu_only`` the CPU alone. Where there is no GPU, tests/test_gpu.py says so.
+    Of a test marked ``cpu_only`` the CPU alone. The emulator is slow: of a test that is not marked
+    ``small`` it runs in ``make simt`` only. Where there is no GPU, tests/test_gpu.py says so.
     """
     wants = {"device", "instruction_set"} & set(metafunc.fixturenames)
     room = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
@@ -54,6 +55,8 @@ def pytest_generate_tests(metafunc):
         devices = {"cpu": devices["cpu"]}
     elif not (ROOT / "csrc" / room / "cuda").is_dir():
         del devices["simt"]
+    elif not metafunc.definition.get_closest_marker("small"):
+        devices["simt"] = pytest.param("simt", marks=pytest.mark.slow)
     if _missing_for_cuda():
         devices.pop("cuda", None)
     if wants == {"device"}:

@@ -141,6 +141,7 @@ def test_two_labels_on_a_grid_of_pixels(kind, grid):
         torch.testing.assert_close(actual[one], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.small
 @pytest.mark.parametrize("labels", [1, 2, 3, 4, 5, 8, 21, 40])
 @pytest.mark.parametrize("self_message", [True, False], ids=["self", "no-self"])
 def test_matches_reference(labels, self_message, device, instruction_set):
