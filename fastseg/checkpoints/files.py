@@ -69,7 +69,7 @@ def _in_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
     if config.is_file():
         try:
             metadata["config"] = json.loads(config.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"load_weights: {config} must be JSON, got {error}") from error
     for name in WEIGHTS:
         if (folder / name).is_file():
@@ -92,8 +92,8 @@ def _reader(path: Path, start: bytes) -> tuple[str, Callable[[Path], tuple[Tenso
             with zipfile.ZipFile(path) as archive:
                 if all(name.endswith(".npy") for name in archive.namelist()):
                     return "npz", _read_npz
-        except zipfile.BadZipFile:
-            pass
+        except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):
+            pass  # the reader says what is wrong
         return "PyTorch", _read_pth
     if start[:1] == b"\x80" or path.suffix in (".pth", ".pt", ".tar", ".bin", ".pkl"):
         return "PyTorch", _read_pth
@@ -129,8 +129,9 @@ def _numpy_scalars() -> list[Any]:
 
 def _read_pth(path: Path) -> tuple[Tensors, dict[str, Any]]:
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        # Opened here: torch.load goes by the name where it is given one.
+        with open(path, "rb") as file, torch.serialization.safe_globals(_numpy_scalars()):
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error)
         if "global" in reason.lower():
@@ -148,7 +149,13 @@ def _read_pth(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 def _unwrapped(path: Path, content: Any) -> tuple[Tensors, dict[str, Any]]:
     metadata: dict[str, Any] = {}
+    seen: set[int] = set()
     while isinstance(content, Mapping):
+        if id(content) in seen:
+            raise CheckpointError(
+                f"load_weights: {path} must hold a dictionary of tensors, got one that holds itself"
+            )
+        seen.add(id(content))
         nest = next((key for key in NESTS if isinstance(content.get(key), Mapping)), None)
         if nest is None:
             break
@@ -163,6 +170,11 @@ def _unwrapped(path: Path, content: Any) -> tuple[Tensors, dict[str, Any]]:
             f"load_weights: {path} must hold a dictionary of tensors, got {type(content).__name__}"
         )
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    for name in tensors:
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"load_weights: {path} must hold tensors under names, got one under {name!r}"
+            )
     metadata |= {key: value for key, value in content.items() if key not in tensors}
     return tensors, metadata
 
@@ -191,7 +203,8 @@ def _read_hdf5(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
+    array = np.asarray(array)
+    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
 
 
 def without_prefixes(tensors: Tensors) -> Tensors:

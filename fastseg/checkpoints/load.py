@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fastseg._arguments import dtype_name
 from fastseg.checkpoints.agreement import check_agreement, fitted_names
 from fastseg.checkpoints.errors import CheckpointError
 from fastseg.checkpoints.files import read
@@ -64,6 +65,8 @@ def load_weights(
             "load_weights: model must be a network or backbone of fastseg, or None, "
             f"got {type(target).__name__}"
         )
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"load_weights: path must be a path, got {type(path).__name__}")
     if variant is not None and not isinstance(variant, str):
         raise TypeError(f"load_weights: variant must be a word or None, got {variant!r}")
     if target is not None and any(tensor.is_meta for tensor in target.state_dict().values()):
@@ -101,6 +104,12 @@ def fill(
     if strict and (missing or unexpected or wrong):
         raise CheckpointError(_misfit(model, plan, state, tensors, missing, unexpected, wrong))
     fitting = {n: t for n, t in tensors.items() if n in state and n not in wrong}
+    for name, tensor in fitting.items():
+        if state[name].is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"load_weights: {name} of {path} must hold floating-point values, "
+                f"got {dtype_name(tensor)}"
+            )
     missing, unexpected = missing + wrong, unexpected + wrong
     if target is None:
         model = _assigned(plan, built, fitting, bool(missing))

@@ -20,7 +20,7 @@ def matches(contents: Contents) -> bool:
 def plan(contents: Contents, request: Request) -> Plan:
     try:
         description = json.loads(contents.metadata[KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"load_weights: the file's description of its model must be JSON, got {error}"
         ) from error

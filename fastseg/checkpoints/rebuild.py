@@ -82,11 +82,14 @@ def rebuild(description: Mapping[str, Any]) -> Recorded:
         system = description.get("system")
         if system is not None:
             model.system = str(system)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CheckpointError:
+        raise
+    except Exception as error:
+        # Arguments from a file are anything: sizes without a limit too, which torch and memory meet
+        # with errors of their own.
         raise CheckpointError(
-            f"load_weights: the file's description of its model cannot be followed: {error}"
+            f"load_weights: the file's description of its model cannot be followed: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
     model.eval()
     return model

@@ -28,10 +28,12 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         path: of the file, which is replaced; its name should end in ``.safetensors``.
 
     Raises:
-        TypeError: a module that fastseg cannot build again.
+        TypeError: a module that fastseg cannot build again, or no path.
         ValueError: parameters without values (on the meta device).
         OSError: the file cannot be written.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"save_weights: path must be a path, got {type(path).__name__}")
     model = unwrapped(model)
     description = describe(model)
     tensors = _stored(model.state_dict())

@@ -33,6 +33,8 @@ def check_name(name: str) -> None:
 def load_model(name: str | None, weights: Path, variant: str | None) -> "nn.Module":
     """The network that the file ``weights`` holds, which is the system ``name`` if one is given.
 
+    In float32, whatever the file holds: photographs are run in it.
+
     Raises:
         CheckpointError: the file is not of that system, or cannot be read.
         OSError: the file cannot be opened.
@@ -58,4 +60,4 @@ def load_model(name: str | None, weights: Path, variant: str | None) -> "nn.Modu
     if name is not None and model.system != name:
         model = build(name, model.num_classes)
         fastseg.load_weights(model, weights, variant)
-    return model.eval()
+    return model.float().eval()

@@ -16,8 +16,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     The move is one ``os.replace``: a reader sees the old file or the new one. An exception,
     Ctrl-C included, removes the unfinished file and leaves ``path`` as it was. The folder of
     ``path`` is made if it is missing. An OSError names ``path``, or the part of it that is in the
-    way.
+    way: a folder at ``path`` itself, or a device such as /dev/null, is never replaced.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "Not a file that can be replaced", str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:

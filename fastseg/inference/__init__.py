@@ -41,7 +41,8 @@ def compile_for_inference(
     than rounding: in training mode, where gradients are recorded (so call the model under
     ``torch.no_grad()`` or ``torch.inference_mode()``), in float64, under autocast, on other
     devices, and while torch.compile, torch.export or torch.jit.trace look at it. Several threads
-    may call one model.
+    may call one model. NaN may be lost: oneDNN, which runs some convolutions together with their
+    ReLU, makes it 0, as it does under torch.compile.
 
     Args:
         model: any module; usually in evaluation mode.

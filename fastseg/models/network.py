@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastseg._arguments import check_tensor
 from fastseg.models.input_convention import IMAGENET, InputConvention
 from fastseg.nn import ConvNormReLU
 from fastseg.nn.recipe import Recorded
@@ -44,7 +45,11 @@ class Network(Recorded):
         return int(getattr(getattr(self, "backbone", None), "min_size", 1))
 
     def check_size(self, input: Tensor) -> None:
-        """Raises ValueError if a side of ``input`` is shorter than :attr:`min_size`."""
+        """Raises ValueError if a side of ``input`` is shorter than :attr:`min_size`.
+
+        So it does for other shapes than ``(B, C, H, W)``; TypeError for what is no tensor.
+        """
+        check_image(type(self).__name__, input)
         height, width = input.shape[2:]
         if height < self.min_size or width < self.min_size:
             raise ValueError(
@@ -63,6 +68,14 @@ class Network(Recorded):
     def upsample(self, scores: Tensor, input: Tensor) -> Tensor:
         """Bilinear interpolation of ``scores`` to the size of ``input``."""
         return bilinear_upsample(scores, tuple(input.shape[2:]), self.align_corners)
+
+
+def check_image(op: str, input: object) -> None:
+    """Raises unless ``input`` is a tensor ``(B, C, H, W)``."""
+    check_tensor(op, "input", input)
+    assert isinstance(input, Tensor)
+    if input.dim() != 4:
+        raise ValueError(f"{op}: input must have shape (B, C, H, W), got {tuple(input.shape)}")
 
 
 def freeze_norms(module: nn.Module) -> None:

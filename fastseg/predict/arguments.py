@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from fastseg._arguments import dtype_name
 from fastseg.crf.dense_crf import DenseCRF
 from fastseg.models.input_convention import InputConvention
+from fastseg.models.network import Network
 from fastseg.models.with_crf import WithCRF
 from fastseg.predict.blocks import STEP
 from fastseg.predict.windows import BLENDS
@@ -57,13 +59,37 @@ def checked_tiles(
 ) -> tuple[int | None, str, int]:
     if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
         raise ValueError(f"Segmenter: tile must be a positive integer, got {tile!r}")
-    if overlap is not None and not 0 <= overlap < 1:
+    if overlap is not None and not (isinstance(overlap, int | float) and 0 <= overlap < 1):
         raise ValueError(f"Segmenter: overlap must lie in [0, 1), got {overlap!r}")
     if blend not in BLENDS:
         raise ValueError(f"Segmenter: blend must be one of {', '.join(BLENDS)}, got {blend!r}")
     if not isinstance(margin, int) or margin < 0 or margin % STEP:
         raise ValueError(f"Segmenter: margin must be a multiple of 32, got {margin!r}")
     return tile, blend, margin
+
+
+def checked_device(device: torch.device | str | int) -> torch.device:
+    try:
+        place = torch.device(device)
+        if place.type == "meta":
+            raise ValueError("it has no memory")
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"Segmenter: device must be one that torch has here, got {device!r}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return place
+
+
+def check_dtype(model: nn.Module) -> None:
+    """A network of fastseg takes no pixels but those of its own dtype; images are float32."""
+    for name, tensor in model.named_parameters():
+        if isinstance(model, Network | WithCRF) and tensor.dtype != torch.float32:
+            raise ValueError(
+                f"Segmenter: model must have parameters of float32, got {name} of "
+                f"{dtype_name(tensor)}; model.float() makes them, amp computes with fewer bits"
+            )
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -77,6 +103,8 @@ def amp_dtype(amp: bool | torch.dtype, device: torch.device) -> torch.dtype | No
         if amp not in (torch.float16, torch.bfloat16):
             raise ValueError(f"Segmenter: amp must be float16, bfloat16 or a flag, got {amp}")
         return amp
+    if isinstance(amp, str):
+        raise TypeError(f"Segmenter: amp must be float16, bfloat16 or a flag, got {amp!r}")
     if not amp:
         return None
     return torch.bfloat16 if device.type == "cpu" else torch.float16

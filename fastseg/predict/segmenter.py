@@ -17,8 +17,10 @@ from fastseg.models.overlap_tile import overlap_tile
 from fastseg.models.with_crf import WithCRF
 from fastseg.predict.arguments import (
     amp_dtype,
+    check_dtype,
     checked_convention,
     checked_crf,
+    checked_device,
     checked_model,
     checked_scales,
     checked_tiles,
@@ -108,8 +110,10 @@ class Segmenter:
         self.scales, self.flip = checked_scales(scales), bool(flip)
         self.tile, self.blend, self.margin = checked_tiles(tile, overlap, blend, margin)
         self.overlap = overlap
+        if not amp:
+            check_dtype(self.model)
         if device is not None:
-            self.model.to(device)
+            self.model.to(checked_device(device))
         self.device = device_of(self.model)
         self.amp = amp_dtype(amp, self.device)
         self.model.eval()

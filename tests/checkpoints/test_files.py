@@ -20,6 +20,7 @@ from fastseg.checkpoints import CheckpointError
 from fastseg.checkpoints.files import read
 from fastseg.checkpoints.formats import plan_of
 from fastseg.checkpoints.plan import Contents, Request
+from fastseg.checkpoints.rebuild import describe
 from fastseg.checkpoints.torchvision import FROM_CAFFE_MD5
 from fastseg.crf import BilateralKernel, DenseCRF
 from fastseg.models.input_convention import VGG, InputConvention
@@ -514,3 +515,75 @@ def test_every_system_can_be_described():
             again = rebuild(json.loads(json.dumps(describe(model))))
         assert (again.system, again.num_classes) == (name, 5)
         assert again.state_dict().keys() == model.state_dict().keys()
+
+
+def test_names_that_are_no_words(tmp_path):
+    torch.save({1: torch.ones(1), "a": torch.ones(1)}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="must hold tensors under names, got one under 1"):
+        load_weights(None, tmp_path / "file.pth")
+
+
+def test_a_dictionary_in_itself(tmp_path):
+    content = {"epoch": 1}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match=r"must hold a dictionary .*, got one that"):
+        load_weights(None, tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("name", ["unet.safetensors", "unet.npz", "unet"])
+def test_a_file_of_torch_by_another_name(name, unet, tmp_path):
+    torch.save(unet.state_dict(), tmp_path / name)
+    same_state(load_weights(models.UNet(3, **UNET), tmp_path / name), unet)
+
+
+def test_a_zip_file_with_damaged_names(unet, tmp_path):
+    torch.save(unet.state_dict(), tmp_path / "unet.pth")
+    content = (tmp_path / "unet.pth").read_bytes()
+    end = content.rindex(b"PK\x01\x02")  # the last entry of the list of contents
+    flags, name = end + 8, end + 46
+    damaged = bytearray(content)
+    damaged[flags + 1] |= 8  # the name is UTF-8
+    damaged[name] = 0xAC
+    (tmp_path / "unet.pth").write_bytes(damaged)
+    with pytest.raises(CheckpointError, match="must be a whole PyTorch file"):
+        load_weights(models.UNet(3, **UNET), tmp_path / "unet.pth")
+
+
+def test_arrays_of_the_other_byte_order(tmp_path):
+    array = np.arange(3, dtype=">f4")
+    np.savez(tmp_path / "file.npz", a=array)
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        file["a"] = array
+    for name in ("file.npz", "file.h5"):
+        assert torch.equal(read(tmp_path / name).tensors["a"], torch.arange(3.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
+def test_weights_must_be_floating_point(dtype, unet, saved, tmp_path):
+    metadata = {"fastseg": json.dumps(describe(unet))}
+    tensors = {n: t.to(dtype) if n == "score.bias" else t for n, t in unet.state_dict().items()}
+    save_file(tensors, tmp_path / "other.safetensors", metadata)
+    for model in (None, unet):
+        with pytest.raises(CheckpointError, match=r"score.bias of .* must hold floating-point val"):
+            load_weights(model, tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ['{"num_classes": 3, "width": 1000000000}', '{"num_classes": 3, "depth": 60}', "[" * 100_000],
+    ids=["wide", "deep", "nested"],
+)
+def test_descriptions_beyond_all_limits(arguments, tmp_path):
+    description = f'{{"version": 1, "model": {{"class": "UNet", "arguments": {arguments}}}}}'
+    save_file({"a": torch.ones(1)}, tmp_path / "file.safetensors", {"fastseg": description})
+    with pytest.raises(CheckpointError, match="the file's description of its model"):
+        load_weights(None, tmp_path / "file.safetensors")
+
+
+def test_paths_must_be_paths(unet):
+    for path in (None, 5, b"file"):
+        with pytest.raises(TypeError, match="load_weights: path must be a path, got"):
+            load_weights(None, path)
+        with pytest.raises(TypeError, match="save_weights: path must be a path, got"):
+            save_weights(unet, path)

@@ -63,6 +63,13 @@ def test_folder(place):
         assert np.array_equal(archive["probabilities"].argmax(0), expected.numpy())
 
 
+def test_weights_of_half_precision(place):
+    model = fastseg.load_weights(None, place / "unet.safetensors")
+    fastseg.save_weights(model.half(), place / "unet.safetensors")
+    code, output = segment(place, place / "photos")
+    assert code == 0, output
+
+
 def test_scores_can_be_refined(place):
     segment(place, place / "photos", "--scores")
     code, output = run(

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -98,6 +100,14 @@ class TestWholeFile:
         with pytest.raises(OSError) as caught, whole_file(tmp_path / (name * 2)) as file:
             file.write(b"")
         assert name in str(caught.value)
+
+    def test_a_folder_or_a_pipe_is_not_replaced(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        os.mkfifo(tmp_path / "pipe")
+        for name in ("folder", "pipe", "."):
+            with pytest.raises(OSError, match=name), whole_file(tmp_path / name) as file:
+                file.write(b"")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
 
 
 def test_overlay_tints_labels_and_leaves_the_background():

@@ -226,3 +226,13 @@ def test_smallest_image(make, least):
             ValueError, match=f"sides of at least {least} pixels, got 200 x {least - 1}"
         ):
             model(image(200, least - 1))
+
+
+@pytest.mark.parametrize("make", [lambda: UNet(2), lambda: DeepLabV3(2), lambda: DeepLabV1(2)])
+def test_images_must_be_batches(make):
+    model = make().eval()
+    for shape in ((3, 64, 64), (1, 1, 3, 64, 64), (64,)):
+        with pytest.raises(ValueError, match=r"input must have shape \(B, C, H, W\), got"):
+            model(torch.empty(shape))
+    with pytest.raises(TypeError, match=r"input must be a torch.Tensor, got list"):
+        model([image(64, 64)])

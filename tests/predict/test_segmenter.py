@@ -359,6 +359,15 @@ def test_compiled_weights_are_kept_for_few_sizes(randomised):
         ({"max_memory": 0}, ValueError, "max_memory must be"),
         ({"max_memory": None}, TypeError, "max_memory must be"),
         ({"amp": torch.float32}, ValueError, "amp must be float16, bfloat16 or a flag"),
+        ({"amp": "float16"}, TypeError, "amp must be float16, bfloat16 or a flag, got 'float16'"),
+        ({"overlap": "half"}, ValueError, r"overlap must lie in \[0, 1\), got 'half'"),
+        ({"device": "gpu"}, ValueError, "device must be one that torch has here, got 'gpu'"),
+        ({"device": "meta"}, ValueError, "device must be one that torch has here, got 'meta'"),
+        (
+            {"model": UNet(2, width=4, depth=1).half()},
+            ValueError,
+            "model must have parameters of float32, got .* of float16",
+        ),
     ],
 )
 def test_refused(arguments, error, message):
