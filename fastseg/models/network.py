@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastseg._arguments import check_tensor, dtype_name
 from fastseg.models.input_convention import IMAGENET, InputConvention
 from fastseg.nn import ConvNormReLU
 from fastseg.nn.recipe import Recorded
@@ -44,7 +45,11 @@ class Network(Recorded):
         return int(getattr(getattr(self, "backbone", None), "min_size", 1))
 
     def check_size(self, input: Tensor) -> None:
-        """Raises ValueError if a side of ``input`` is shorter than :attr:`min_size`."""
+        """Raises ValueError if a side of ``input`` is shorter than :attr:`min_size`.
+
+        And what :func:`check_image` raises.
+        """
+        check_image(type(self).__name__, input)
         height, width = input.shape[2:]
         if height < self.min_size or width < self.min_size:
             raise ValueError(
@@ -57,12 +62,32 @@ class Network(Recorded):
         raise NotImplementedError
 
     def forward(self, input: Tensor) -> Any:
-        """Logits ``(B, K, H, W)`` of an image ``(B, C, H, W)`` in the network's convention."""
+        """Logits ``(B, K, H, W)`` of an image ``(B, C, H, W)`` in the network's convention.
+
+        An empty batch gives empty logits. NaN in image or weights gives NaN.
+
+        Raises:
+            ValueError: another rank or number of channels, or a side shorter than
+                :attr:`min_size`.
+            TypeError: no tensor, or one of another dtype than the weights.
+        """
         return self.upsample(self.scores(input), input)
 
     def upsample(self, scores: Tensor, input: Tensor) -> Tensor:
         """Bilinear interpolation of ``scores`` to the size of ``input``."""
         return bilinear_upsample(scores, tuple(input.shape[2:]), self.align_corners)
+
+
+def check_image(network: str, input: Tensor) -> None:
+    """Raises unless ``input`` is ``(B, C, H, W)`` of a floating dtype."""
+    check_tensor(network, "input", input)
+    if input.dim() != 4:
+        raise ValueError(f"{network}: input must have shape (B, C, H, W), got {tuple(input.shape)}")
+    if not input.is_floating_point():
+        raise TypeError(
+            f"{network}: input must be floating, as input_convention.normalise makes it, "
+            f"got {dtype_name(input)}"
+        )
 
 
 def freeze_norms(module: nn.Module) -> None:

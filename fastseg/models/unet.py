@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastseg.models.input_convention import UNIT_GREY, UNIT_RGB
-from fastseg.models.network import Network
+from fastseg.models.network import Network, check_image
 from fastseg.models.unet_blocks import DoubleConv, UpLevel
 from fastseg.nn import DilatedConv2d, TransposedConv2d
 
@@ -134,6 +134,7 @@ class UNet(Network):
         return self.scores(input)
 
     def check_size(self, input: Tensor) -> None:
+        check_image("UNet", input)
         height, width = input.shape[2:]
         step, least = 1 << self.depth, self.min_size
         valid = self.padding == "valid"
