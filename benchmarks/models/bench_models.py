@@ -11,43 +11,46 @@ from benchmarks import harness, scenes, torch_sides
 from benchmarks.models.plain_torch import plain_torch
 
 BOUND = 1e-3  # a hundred layers add up their rounding
-MEAN = np.array([104.008, 116.669, 122.675], np.float32)  # of BGR, as in the released networks
+SIZES = {  # sides of the papers' images, by the beginning of the systems' names
+    "fcn_resnet": 520, "fcn": 500, "deconvnet": 224, "unet": 572,
+    "deeplabv1_base": 514, "deeplabv1_7x7": 514, "deeplabv1_4x4": 514, "deeplab": 513,
+}  # fmt: skip
+REQUIRED = {"deeplabv1_largefov": (2.0, 3.0), "deeplabv2_resnet101": (1.25, 1.8)}  # must and aim
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCase(harness.Case):
-    """A network and the side of its square image."""
+    """A system and the side of its square image."""
 
-    network: str
     size: int
 
 
-def case_of(network: str, size: int, must: float | None, aim: float | None = None) -> ModelCase:
+def case_of(system: str, size: int) -> ModelCase:
+    must, aim = REQUIRED.get(system, (None, None))
     return ModelCase(
-        id=network,
+        id=system,
         setting=f"{size}x{size}",
         must={} if must is None else {2: must},
         aim=aim,
-        network=network,
         size=size,
     )
 
 
-CASES = [
-    case_of("VGG16-LargeFOV", 513, 2.0, 3.0),
-    case_of("DeepLab v2 ResNet-101", 513, 1.25, 1.8),
-]
+def cases() -> list[ModelCase]:
+    """Every system but CRF-RNN: torch has no mean field, which ``run.py crf`` times."""
+    names = import_module("fastseg.models").list_systems()
+    return [
+        case_of(name, next(size for begin, size in SIZES.items() if name.startswith(begin)))
+        for name in names
+        if not name.startswith("crf_rnn")
+    ]
 
 
 def network(name: str) -> Any:
     """With weights from a fixed seed, and norms that keep the scale of what passes them."""
     torch = import_module("torch")
-    models = import_module("fastseg.models")
     torch.manual_seed(0)
-    if name == "VGG16-LargeFOV":
-        model = models.DeepLabV1(21, variant="largefov")
-    else:
-        model = models.DeepLabV2ResNet(21, depth=101)
+    model = import_module("fastseg.models").build(name)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 4:
@@ -60,25 +63,32 @@ def network(name: str) -> Any:
 
 
 def scene_of(case: ModelCase, photograph: Path | None) -> dict[str, np.ndarray]:
-    """A photograph as the released networks take it: BGR, 0-255, its mean subtracted."""
+    """A photograph in the system's convention."""
+    system = import_module("fastseg.models").SYSTEMS[case.id]
     pixels = scenes.read_photograph(photograph or scenes.default_photograph())
-    pixels = scenes.fit(pixels, case.size, case.size)[..., ::-1].astype(np.float32) - MEAN
-    return {"image": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}
+    pixels = scenes.fit(pixels, case.size, case.size)
+    return {"image": system.convention.normalise(pixels)[None].numpy()}
 
 
 def judge(expected: np.ndarray, actual: np.ndarray) -> harness.Verdict:
-    """Within 1e-3 of torch's float32 result, relative to its largest value, and equal labels."""
-    difference = float(np.abs(expected - actual).max() / np.abs(expected).max())
+    """99.9 % of the logits within 1e-3 of torch's, relative to the largest, and as many labels.
+
+    Not all: where two values of a pool are equal but for rounding, DeconvNet's unpooling moves one
+    to another place, by which torch's own ways to run it differ, too.
+    """
+    difference = np.abs(expected - actual) / np.abs(expected).max()
+    within = float((difference <= BOUND).mean())  # NaN is not
     agreement = float((expected.argmax(1) == actual.argmax(1)).mean())
-    accepted = difference <= BOUND and agreement >= 0.999
-    return harness.Verdict(accepted, {"error": difference, "agreement": agreement})
+    accepted = within >= 0.999 and agreement >= 0.999
+    figures = {"error": float(difference.max()), "within": within, "agreement": agreement}
+    return harness.Verdict(accepted, figures)
 
 
 def prepare_eager(channels_last: bool) -> Any:
     def prepare(case: ModelCase, scene: harness.Scene, threads: int) -> harness.Call:
         torch = import_module("torch")
         format = torch.channels_last if channels_last else torch.contiguous_format
-        model = plain_torch(network(case.network)).to(memory_format=format)
+        model = plain_torch(network(case.id)).to(memory_format=format)
         image = torch.from_numpy(scene["image"]).contiguous(memory_format=format)
         return torch_sides.without_gradients(lambda: model(image), threads)
 
@@ -92,7 +102,7 @@ def prepare_compiled(case: ModelCase, scene: harness.Scene, threads: int) -> har
     inductor.freezing = True
     torch.set_num_threads(threads)  # written into the generated code
     torch._dynamo.reset()
-    model = plain_torch(network(case.network)).to(memory_format=torch.channels_last)
+    model = plain_torch(network(case.id)).to(memory_format=torch.channels_last)
     image = torch.from_numpy(scene["image"]).contiguous(memory_format=torch.channels_last)
     compiled = torch.compile(model)
     return torch_sides.without_gradients(lambda: compiled(image), threads)
@@ -101,7 +111,7 @@ def prepare_compiled(case: ModelCase, scene: harness.Scene, threads: int) -> har
 def prepare_ours(case: ModelCase, scene: harness.Scene, threads: int) -> harness.Call:
     torch = import_module("torch")
     fastseg = import_module("fastseg")
-    model = fastseg.compile_for_inference(network(case.network))
+    model = fastseg.compile_for_inference(network(case.id))
     image = torch.from_numpy(scene["image"])
     return torch_sides.without_gradients(lambda: model(image), threads)
 
@@ -110,7 +120,7 @@ SUITE = harness.Suite(
     module="benchmarks.models.bench_models",
     name="models",
     title="whole networks, an image to logits of its size",
-    cases=CASES,
+    cases=cases(),
     opponent=torch_sides.side("eager nchw", prepare_eager(False)),
     rivals=[
         torch_sides.side("eager channels_last", prepare_eager(True)),

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from fastseg.backbones.geometry import check_output_stride, set_geometry
+from fastseg.backbones.geometry import set_geometry, spread
 from fastseg.nn import ConvNormReLU, SeparableConvNormReLU
 from fastseg.nn.recipe import Recorded
 
@@ -85,18 +85,14 @@ class AlignedXception(Recorded):
 
     def set_output_stride(self, output_stride: int) -> None:
         """Spread strides and rates anew; the weights stay as they are."""
-        check_output_stride("AlignedXception", output_stride)
+        blocks = [block for block in self.blocks if isinstance(block, AlignedBlock)]
+        strides = [block.stride for block in blocks]
+        steps = spread("AlignedXception", strides, output_stride, stem=2)
         self.output_stride = output_stride
-        reached, rate = 2, 1
-        for block in self.blocks:
-            assert isinstance(block, AlignedBlock)
-            before, stride = rate, block.stride
-            if reached * stride > output_stride:
-                rate, stride = rate * stride, 1
-            reached *= stride
-            block.set_geometry(stride, before)
+        for block, step in zip(blocks, steps, strict=True):
+            block.set_geometry(step.stride, step.before)
         for conv in (self.conv3, self.conv4, self.conv5):
-            set_geometry(conv.depthwise, rate=rate)
+            set_geometry(conv.depthwise, rate=steps[-1].rate)
 
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:
         """The maps of 128, 256, 728 and 2048 channels of an image ``(B, in_channels, H, W)``."""

@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastseg.backbones.geometry import check_output_stride, set_geometry
+from fastseg.backbones.geometry import set_geometry, spread
 from fastseg.nn import ConvNormReLU
 from fastseg.nn.recipe import Recorded
 
@@ -60,19 +60,12 @@ class MobileNetV2(Recorded):
 
     def set_output_stride(self, output_stride: int) -> None:
         """Spread strides and rates anew; the weights stay as they are."""
-        check_output_stride("MobileNetV2", output_stride)
+        published = [1 if i else stride for *_, blocks, stride in GROUPS for i in range(blocks)]
+        steps = spread("MobileNetV2", published, output_stride, stem=2)
         self.output_stride = output_stride
-        reached, rate, index = 2, 1, 0
-        for _, _, blocks, stride in GROUPS:
-            before = rate
-            if reached * stride > output_stride:
-                rate, stride = rate * stride, 1
-            reached *= stride
-            for i in range(blocks):
-                block = self.blocks[index]
-                assert isinstance(block, InvertedResidual)
-                block.set_geometry(1 if i else stride, rate if i else before)
-                index += 1
+        for block, step in zip(self.blocks, steps, strict=True):
+            assert isinstance(block, InvertedResidual)
+            block.set_geometry(step.stride, step.before)
 
     @property
     def min_size(self) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fastseg.backbones.geometry import check_output_stride, set_geometry
+from fastseg.backbones.geometry import set_geometry, spread
 from fastseg.nn import ConvNormReLU
 from fastseg.nn.recipe import Recorded
 
@@ -149,22 +149,17 @@ class ResNet(Recorded):
 
     def set_output_stride(self, output_stride: int) -> None:
         """Spread strides and rates anew; the weights stay as they are."""
-        check_output_stride("ResNet", output_stride)
+        steps = spread("ResNet", (1, 2, 2, 2), output_stride, stem=4)
         self.output_stride = output_stride
-        reached, rate = 4, 1
-        for index, blocks in enumerate(self._layers()):
-            before, stride = rate, 1 if index == 0 else 2
-            if reached * stride > output_stride:
-                rate, stride = rate * stride, 1
-            reached *= stride
+        for index, (blocks, step) in enumerate(zip(self._layers(), steps, strict=True)):
             for i, block in enumerate(blocks):
                 assert isinstance(block, BasicBlock | Bottleneck)
-                first = rate if i or self.convention.rate_from_first else before
+                first = step.rate if i or self.convention.rate_from_first else step.before
                 grid = self.multi_grid[i % len(self.multi_grid)] if index == 3 else 1
                 block.set_geometry(
-                    1 if i else stride,
+                    1 if i else step.stride,
                     first * grid,
-                    rate * grid,
+                    step.rate * grid,
                     stride_on_1x1=self.convention.stride_on_1x1,
                 )
 

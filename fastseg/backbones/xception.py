@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastseg.backbones.geometry import check_output_stride, set_geometry
+from fastseg.backbones.geometry import set_geometry, spread
 from fastseg.nn import ConvNormReLU, DilatedConv2d, SeparableConvNormReLU
 from fastseg.nn.recipe import Recorded
 
@@ -94,16 +94,12 @@ class Xception(Recorded):
 
     def set_output_stride(self, output_stride: int) -> None:
         """Spread strides and rates anew; the weights stay as they are."""
-        check_output_stride("Xception", output_stride)
+        blocks = [block for block in self.blocks if isinstance(block, XceptionBlock)]
+        steps = spread("Xception", [block.stride for block in blocks], output_stride, stem=2)
         self.output_stride = output_stride
-        reached, rate = 2, 1
-        for block in self.blocks:
-            assert isinstance(block, XceptionBlock)
-            stride = block.stride
-            if reached * stride > output_stride:
-                rate, stride = rate * stride, 1
-            reached *= stride
-            block.set_geometry(stride, rate)
+        for block, step in zip(blocks, steps, strict=True):
+            block.set_geometry(step.stride, step.rate)
+        rate = steps[-1].rate
         for conv in (self.conv3.depthwise, self.conv4.get_submodule("depthwise")):
             assert isinstance(conv, DilatedConv2d)
             conv.geometry = conv.geometry._replace(rate=(rate, rate), padding=(1, 1, 1, 1))

@@ -46,6 +46,7 @@ class DeepLabV2VGG16(Network):
 
     def scores(self, input: Tensor) -> Tensor:
         """``(B, K, h, w)`` at output stride 8."""
+        self.check_size(input)
         pool5 = self.pool5a(self.backbone(input)[-1])
         first, *others = self.branches
         scores: Tensor = first(pool5)
@@ -118,5 +119,6 @@ class DeepLabV2ResNet(Network):
 
     def scores(self, input: Tensor) -> Tensor:
         """``(B, K, h, w)`` at output stride 8."""
+        self.check_size(input)
         scores: Tensor = self.aspp(self.backbone(input)[-1])
         return scores

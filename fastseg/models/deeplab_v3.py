@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from fastseg.backbones.build import build_backbone
 from fastseg.models.fcn_resnet import FCNHead
-from fastseg.models.network import Network, TrainingOutput
-from fastseg.models.pyramid_pooling import Norm, PyramidPooling, conv3x3
+from fastseg.models.network import TrainingOutput
+from fastseg.models.pyramid_pooling import Norm, PyramidPooling, TwoStrides, conv3x3
 from fastseg.nn import DilatedConv2d
 
 
-class DeepLabV3(Network):
+class DeepLabV3(TwoStrides):
     """A dilated backbone with multi-grid, ASPP with image pooling, and scores.
 
     One set of weights runs at two output strides: 16 in training and 8 in evaluation, as in the
@@ -77,16 +77,6 @@ class DeepLabV3(Network):
         self.score = DilatedConv2d(256, num_classes, kernel_size=1)
         self.aux_head = FCNHead(channels[2], num_classes) if aux else None
         self.train()
-
-    def set_output_stride(self, output_stride: int) -> None:
-        """Spread strides and rates anew, until the next :meth:`train` or :meth:`eval`."""
-        self.backbone.set_output_stride(output_stride)
-        self.aspp.set_output_stride(output_stride)
-
-    def train(self, mode: bool = True) -> "DeepLabV3":
-        super().train(mode)
-        self.set_output_stride(self.train_output_stride if mode else self.eval_output_stride)
-        return self
 
     def scores(self, input: Tensor) -> Tensor:
         """``(B, K, h, w)`` at the output stride."""

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from fastseg.backbones.build import build_backbone
-from fastseg.models.network import Network
-from fastseg.models.pyramid_pooling import Norm, PyramidPooling, conv3x3
+from fastseg.models.pyramid_pooling import Norm, PyramidPooling, TwoStrides, conv3x3
 from fastseg.nn import ConvNormReLU, DilatedConv2d
 from fastseg.ops import bilinear_upsample
 
 
-class DeepLabV3Plus(Network):
+class DeepLabV3Plus(TwoStrides):
     """The encoder of v3, and a decoder that adds features of stride 4 (fig. 2).
 
     The encoder's 256 channels are enlarged to the low-level map, which a 1x1 convolution has
@@ -80,16 +79,6 @@ class DeepLabV3Plus(Network):
         )
         self.score = DilatedConv2d(256 if decoder_convs else 304, num_classes, kernel_size=1)
         self.train()
-
-    def set_output_stride(self, output_stride: int) -> None:
-        """Spread strides and rates anew, until the next :meth:`train` or :meth:`eval`."""
-        self.backbone.set_output_stride(output_stride)
-        self.aspp.set_output_stride(output_stride)
-
-    def train(self, mode: bool = True) -> "DeepLabV3Plus":
-        super().train(mode)
-        self.set_output_stride(self.train_output_stride if mode else self.eval_output_stride)
-        return self
 
     def scores(self, input: Tensor) -> Tensor:
         """``(B, K, h, w)`` at stride 4."""

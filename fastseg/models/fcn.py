@@ -53,6 +53,7 @@ class FCN32s(FCN):
 
     def scores(self, input: Tensor) -> Tensor:
         """``(B, K, h, w)`` at stride 32, of the padded image."""
+        self.check_size(input)
         return self.coarse(self.backbone(input)[-1])
 
     def upsample(self, scores: Tensor, input: Tensor) -> Tensor:
@@ -74,6 +75,7 @@ class FCN16s(FCN):
 
     def scores(self, input: Tensor) -> Tensor:
         """``(B, K, h, w)`` at stride 16, of the padded image."""
+        self.check_size(input)
         *_, pool4, pool5 = self.backbone(input)
         upscore2: Tensor = self.upscore2(self.coarse(pool5))
         return upscore2 + crop(self.score_pool4(pool4), 5, upscore2)
@@ -116,6 +118,7 @@ class FCN8s(FCN):
 
     def scores(self, input: Tensor) -> Tensor:
         """``(B, K, h, w)`` at stride 8, of the padded image."""
+        self.check_size(input)
         *_, pool3, pool4, pool5 = self.backbone(input)
         if self.at_once:
             pool3, pool4 = pool3 * 0.0001, pool4 * 0.01

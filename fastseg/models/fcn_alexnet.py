@@ -34,6 +34,7 @@ class FCNAlexNet(Network):
 
     def scores(self, input: Tensor) -> Tensor:
         """``(B, K, h, w)`` at stride 32, of the padded image."""
+        self.check_size(input)
         top = self.dropout(self.fc6(self.backbone(input)[-1]))
         scores: Tensor = self.score_fr(self.dropout(self.fc7(top)))
         return scores

@@ -57,11 +57,13 @@ class FCNResNet(Network):
 
     def scores(self, input: Tensor) -> Tensor:
         """``(B, K, h, w)`` at the output stride."""
+        self.check_size(input)
         scores: Tensor = self.head(self.backbone(input)[3])
         return scores
 
     def forward(self, input: Tensor) -> Any:
         """Logits, or :class:`TrainingOutput` in training mode with an auxiliary head."""
+        self.check_size(input)
         *_, layer3, layer4 = self.backbone(input)
         logits = self.upsample(self.head(layer4), input)
         if self.aux_head is None or not self.training:

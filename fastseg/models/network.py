@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastseg._arguments import check_tensor
+from fastseg._arguments import check_tensor, dtype_name
 from fastseg.models.input_convention import IMAGENET, InputConvention
 from fastseg.nn import ConvNormReLU
 from fastseg.nn.recipe import Recorded
@@ -47,7 +47,7 @@ class Network(Recorded):
     def check_size(self, input: Tensor) -> None:
         """Raises ValueError if a side of ``input`` is shorter than :attr:`min_size`.
 
-        So it does for other shapes than ``(B, C, H, W)``; TypeError for what is no tensor.
+        And what :func:`check_image` raises.
         """
         check_image(type(self).__name__, input)
         height, width = input.shape[2:]
@@ -62,7 +62,15 @@ class Network(Recorded):
         raise NotImplementedError
 
     def forward(self, input: Tensor) -> Any:
-        """Logits ``(B, K, H, W)`` of an image ``(B, C, H, W)`` in the network's convention."""
+        """Logits ``(B, K, H, W)`` of an image ``(B, C, H, W)`` in the network's convention.
+
+        An empty batch gives empty logits. NaN in image or weights gives NaN.
+
+        Raises:
+            ValueError: another rank or number of channels, or a side shorter than
+                :attr:`min_size`.
+            TypeError: no tensor, or one of another dtype than the weights.
+        """
         return self.upsample(self.scores(input), input)
 
     def upsample(self, scores: Tensor, input: Tensor) -> Tensor:
@@ -70,12 +78,16 @@ class Network(Recorded):
         return bilinear_upsample(scores, tuple(input.shape[2:]), self.align_corners)
 
 
-def check_image(op: str, input: object) -> None:
-    """Raises unless ``input`` is a tensor ``(B, C, H, W)``."""
-    check_tensor(op, "input", input)
-    assert isinstance(input, Tensor)
+def check_image(network: str, input: Tensor) -> None:
+    """Raises unless ``input`` is ``(B, C, H, W)`` of a floating dtype."""
+    check_tensor(network, "input", input)
     if input.dim() != 4:
-        raise ValueError(f"{op}: input must have shape (B, C, H, W), got {tuple(input.shape)}")
+        raise ValueError(f"{network}: input must have shape (B, C, H, W), got {tuple(input.shape)}")
+    if not input.is_floating_point():
+        raise TypeError(
+            f"{network}: input must be floating, as input_convention.normalise makes it, "
+            f"got {dtype_name(input)}"
+        )
 
 
 def freeze_norms(module: nn.Module) -> None:

@@ -6,8 +6,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
+from fastseg.backbones.build import Backbone
 from fastseg.backbones.geometry import set_geometry
-from fastseg.models.network import without_variance
+from fastseg.models.network import Network, without_variance
 from fastseg.nn import ASPP, ConvNormReLU, SeparableConvNormReLU
 
 
@@ -79,6 +80,29 @@ class PyramidPooling(nn.Module):
         outputs.append(self.image_pooling(input))
         output: Tensor = self.project(torch.cat(outputs, dim=1))
         return output
+
+
+class TwoStrides(Network):
+    """A backbone and ASPP that run at one output stride in training, at another in evaluation.
+
+    Attributes:
+        train_output_stride, eval_output_stride: which. The weights are the same.
+    """
+
+    backbone: Backbone
+    aspp: PyramidPooling
+    train_output_stride: int
+    eval_output_stride: int
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Spread strides and rates anew, until the next :meth:`train` or :meth:`eval`."""
+        self.backbone.set_output_stride(output_stride)
+        self.aspp.set_output_stride(output_stride)
+
+    def train(self, mode: bool = True) -> "TwoStrides":
+        super().train(mode)
+        self.set_output_stride(self.train_output_stride if mode else self.eval_output_stride)
+        return self
 
 
 class ImagePooling(nn.Module):

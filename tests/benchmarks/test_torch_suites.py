@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from thin import CLASSES, thin
 
 from benchmarks import conv_scaling, harness, torch_sides
 from benchmarks.models import bench_models
 from benchmarks.models.plain_torch import plain_torch
 from benchmarks.ops import bench_aspp, bench_dilated_conv
 from fastseg import models, nn
+from fastseg.backbones.resnet import DEPTHS
 
 CONV_CASES = [
     bench_dilated_conv.case_of("3x3", (18, 20), 11, rate=2),
@@ -64,15 +66,55 @@ def test_judge():
         assert not bench_models.judge(expected, wrong * 1.01).accepted
 
 
-@pytest.mark.parametrize("kind", ["vgg", "resnet"])
-def test_torchs_network_computes_the_same(kind):
-    model = models.DeepLabV1(5) if kind == "vgg" else models.DeepLabV2ResNet(5, depth=18)
-    plain = plain_torch(model.eval())
+@pytest.mark.parametrize(
+    ("system", "side"),
+    [
+        ("fcn8s", 33), ("fcn_resnet50", 33), ("deconvnet", 224), ("unet_caffe", 188),
+        ("unet_bilinear", 33), ("deeplabv1_base", 34), ("deeplabv1_msc_largefov", 33),
+        ("deeplabv2_resnet101_msc", 33), ("deeplabv3_mobilenet_v2_vainf", 33),
+        ("deeplabv3plus_xception_vainf", 105), ("deeplabv3plus_resnet50_smp", 33),
+    ],
+)  # fmt: skip
+def test_torchs_network_computes_the_same(system, side, monkeypatch):
+    for depth in (50, 101):
+        monkeypatch.setitem(DEPTHS, depth, (1, 1, 1, 1))
+    model = thin(models.build, system, CLASSES).eval()
+    plain = plain_torch(model)
     assert not any(isinstance(m, (nn.DilatedConv2d, nn.ASPP)) for m in plain.modules())
-    image = torch.randn(1, 3, 33, 33)
+    image = torch.randn(1, model.input_convention.num_channels, side, side)
     with torch.no_grad():
-        torch.testing.assert_close(plain(image), model(image), rtol=1e-3, atol=1e-5)
+        expected = model(image)
+        for ours in ("bilinear_upsample", "dilated_conv2d", "aspp"):  # torch's does without
+            monkeypatch.setattr(torch.ops.fastseg, ours, None)
+        with pytest.raises((TypeError, AttributeError), match="'NoneType' object"):
+            model(image)
+        actual = plain(image)
+    assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert torch.equal(next(model.parameters()), next(plain.parameters()))
+
+
+def test_torchs_network_compiles_to_torchs_operators():
+    plain = plain_torch(thin(models.build, "unet_bilinear", CLASSES).eval())
+    targets = []
+
+    def backend(graph, _):
+        targets.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    image = torch.randn(1, 3, 33, 33)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(plain, fullgraph=True, backend=backend)(image)
+        torch.testing.assert_close(compiled, plain(image))
+    assert sum("interpolate" in target for target in targets) == 4
+    assert not any("fastseg" in target for target in targets)
+
+
+def test_every_system_has_a_case():
+    ids = [case.id for case in bench_models.SUITE.cases]
+    assert ids == [name for name in models.list_systems() if not name.startswith("crf_rnn")]
+    (case,) = (case for case in bench_models.SUITE.cases if case.id == "unet")
+    assert bench_models.scene_of(case, None)["image"].shape == (1, 1, 572, 572)
 
 
 def test_scaling_says_whether_pixels_cost_alike(tmp_path):
