@@ -42,7 +42,7 @@ def models(
         from fastseg.models import SYSTEMS
 
         if name is not None:
-            check_name(name)
+            check_name(name, "NAME")
         systems = [SYSTEMS[name]] if name is not None else list(SYSTEMS.values())
         if as_json:
             typer.echo(json.dumps([_as_json(system) for system in systems], indent=2))

@@ -18,7 +18,7 @@ VARIANTS = {
 }
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, argument: str = "--model") -> None:
     """Raises typer.Exit unless ``name`` is a system."""
     from fastseg.models import list_systems
 
@@ -27,7 +27,7 @@ def check_name(name: str) -> None:
         return
     near = difflib.get_close_matches(name.lower().replace("-", "_"), systems, n=4, cutoff=0.4)
     advice = f"; did you mean {', '.join(near)}?" if near else ""
-    raise usage_error(f"--model must be a name that `fastseg models` lists, got {name}{advice}")
+    raise usage_error(f"{argument} must be a name that `fastseg models` lists, got {name}{advice}")
 
 
 def load_model(name: str | None, weights: Path, variant: str | None) -> "nn.Module":
@@ -58,6 +58,13 @@ def load_model(name: str | None, weights: Path, variant: str | None) -> "nn.Modu
             f"{weights}: must hold a segmentation network, got a {type(model).__name__} backbone"
         )
     if name is not None and model.system != name:
+        found = model.system or type(model).__name__
         model = build(name, model.num_classes)
-        fastseg.load_weights(model, weights, variant)
+        try:
+            fastseg.load_weights(model, weights, variant)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{weights}: must hold weights of {name}, got those of {found}; without --model it "
+                "is taken as that"
+            ) from error
     return model.float().eval()

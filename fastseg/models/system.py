@@ -55,17 +55,19 @@ class System:
             model.system = self.name
         return model
 
-    @cached_property
+    @property
     def parameters(self) -> int:
         """Number of parameters with the default number of classes."""
-        with torch.device("meta"):
-            model = self.build()
-        return sum(parameter.numel() for parameter in model.parameters())
+        return self._facts[0]
 
-    @cached_property
+    @property
     def convention(self) -> InputConvention:
         """That of a model which is built."""
-        if self.input_convention is not None:
-            return self.input_convention
+        return self._facts[1]
+
+    @cached_property
+    def _facts(self) -> tuple[int, InputConvention]:
+        """Number of parameters and convention of a model without values."""
         with torch.device("meta"):
-            return self.build().input_convention
+            model = self.build()
+        return sum(parameter.numel() for parameter in model.parameters()), model.input_convention

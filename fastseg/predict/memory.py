@@ -166,15 +166,17 @@ class CRFBytes(NamedTuple):
         """See :func:`crf_vertices`.
 
         A vertex has two sums of each label, and 80 bytes while the lattice is built; a pixel 18
-        bytes of each label and 110 of its own. Labels fill vectors of 8. Measured on noise, 300 to
-        1200 pixels square, in bytes a pixel: 591 of 722 with a bilateral kernel and 2 labels, 1809
-        of 2558 with 21, 4393 of 4950 with 64; 2174 of 3374 with a kernel of positions besides and
-        21. Photographs take a third of that.
+        bytes of each label and 110 of its own. Labels fill vectors of 8. The kernels keep scratch
+        of other sizes, up to half of the most that was ever in use.
+
+        Measured on noise with both kernels of "deeplab-resnet" and 21 labels: 647 MB for the first
+        image of 500 x 500 and 746 MB after smaller ones, of 1150 MB. With the bilateral kernel
+        alone and 2, 21, 64 and 100 labels 57, 55, 62 and 72 % of the estimate (250 to 700 pixels
+        square). Photographs take a third of what noise does.
         """
         filled = labels if labels <= 2 else -(-labels // LANES) * LANES
         scratch = pixels * vertices * (2 * FLOAT * filled + 80)
         maps = pixels * (18 * filled + 110) + min(4 * FLOAT * filled * pixels, KEPT_HEAP)
-        # Scratch of other sizes waits beside it, up to half of the most that was ever in use.
         waiting = min(scratch // 2, KEPT_SCRATCH)
         return CRFBytes(maps + scratch + waiting, min(scratch, KEPT_SCRATCH))
 

@@ -142,7 +142,8 @@ class Planner:
         if work.labels_only:
             block = self.largest_block(height, width, factor, chosen, margin, work)
             if block is not None:
-                return Plan(chosen, block, int(self.need(block, block, factor, chosen, work)))
+                sides = min(block, height), min(block, width)
+                return Plan(chosen, block, int(self.need(*sides, factor, chosen, work)))
         raise ValueError(self._refusal(height, width, factor, chosen, margin, work, whole))
 
     def largest_block(

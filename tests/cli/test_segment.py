@@ -128,7 +128,11 @@ def test_never_replaces_a_photo(place):
     [
         (["--crf", "best"], 2, "--crf must be one of default, pydensecrf"),
         (["--model", "fcn-8s"], 2, "did you mean fcn8s"),
-        (["--model", "fcn8s"], 1, "load_weights: model must be a UNet for this file of fastseg"),
+        (
+            ["--model", "unet_bilinear"],
+            1,
+            "must hold weights of unet_bilinear, got",
+        ),
         (["--max-memory", "lots"], 1, 'max_memory must be a size such as "2GB"'),
         (["--max-memory", "1MB"], 1, "max_memory must be"),
         (["--device", "tpu9"], 2, "--device must be one that torch has, got tpu9"),

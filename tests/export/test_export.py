@@ -8,6 +8,7 @@ import pytest
 import torch
 from thin import CLASSES, thin
 from torch import nn
+from torch.nn import functional
 
 from fastseg.export import CONVENTION, Shapes, export_onnx, export_program, export_pt2
 from fastseg.models import (
@@ -27,9 +28,31 @@ from fastseg.models import (
     MultiScale,
     UNet,
 )
-from fastseg.nn import BilinearUpsample
+from fastseg.nn import ASPP, BilinearUpsample, DilatedConv2d
+
+
+class Operators(nn.Module):
+    """Every operator of fastseg that a network uses, once."""
+
+    input_convention = InputConvention()
+
+    def __init__(self):
+        super().__init__()
+        self.first = DilatedConv2d(3, 8, stride=2, activation="relu")
+        self.sum = ASPP(8, 8, rates=(1, 2))
+        self.concat = ASPP(8, 4, rates=(0, 2), combine="concat", activation="relu")
+        self.last = nn.ConvTranspose2d(8, CLASSES, 2)
+        self.upsample = BilinearUpsample()
+
+    def forward(self, input):
+        hidden = self.first(input)
+        pooled, places = functional.max_pool2d(self.sum(hidden), 2, return_indices=True)
+        hidden = functional.max_unpool2d(pooled, places, 2, output_size=hidden.shape[2:])
+        return self.upsample(self.last(self.concat(hidden)), input.shape[2:])
+
 
 SYSTEMS = {
+    "operators": Operators,
     "fcn32s": lambda: thin(FCN32s, CLASSES),
     "fcn16s": lambda: thin(FCN16s, CLASSES),
     "fcn8s": lambda: thin(FCN8s, CLASSES),
@@ -55,8 +78,8 @@ SYSTEMS = {
         DeepLabV3Plus, CLASSES, backbone="aligned_xception", separable=True
     ),
 }
-QUICK = ("unet-padded", "v1-largefov")
-"""What every run of the tests traces: one takes seconds, all take minutes."""
+QUICK = ("operators",)
+"""What every run of the tests traces: a network takes five seconds, all take minutes."""
 EVERYTHING = os.environ.get("FASTSEG_EXPORT") == "all"
 names = pytest.mark.parametrize(
     "name",
@@ -92,7 +115,7 @@ def test_onnx_runs_and_agrees(name, randomised, tmp_path):
 
 
 def test_program_is_of_standard_operators(randomised, tmp_path):
-    model = randomised(SYSTEMS["v1-largefov"]()).train()
+    model = randomised(Operators()).train()
     export_pt2(model, tmp_path / "model.pt2")
     assert all(module.training for module in model.modules())
     extra = {CONVENTION: ""}

@@ -179,5 +179,6 @@ def test_crf_counts():
 def test_blocks_where_the_crf_does_not_fit():
     segmenter = Segmenter(Pointwise(), "deeplab-resnet", max_memory="1GB")
     assert segmenter.plan(300, 400).block is None
-    plan = segmenter.plan(2000, 3000)
-    assert 288 <= plan.block < 2000 and plan.memory < 10**9
+    for height, width in ((2000, 3000), (400, 30_000)):
+        plan = segmenter.plan(height, width)
+        assert 288 <= plan.block < width and plan.memory < 10**9
