@@ -12,7 +12,7 @@ PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.map' \
              -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test bench lint aarch64 sanitized simt simt-address simt-thread simt-nightly cuda-budget clean
+.PHONY: demo test bench lint aarch64 sanitized slow simt simt-address simt-thread simt-nightly cuda-budget clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/fastseg demo
@@ -59,7 +59,12 @@ SIMT_ALL = -m pytest --numprocesses=auto --dist=worksteal -q tests/simt tests/op
 simt: $(VENV)/test-tools
 	OMP_NUM_THREADS=1 $(VENV)/bin/python $(SIMT_ALL)
 
-# The same in each order, and with the larger shapes.
+# What takes minutes and is left out of `make test`: emulated processors, every network compiled.
+slow: $(VENV)/test-tools
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal -q -m slow \
+	  --ignore=tests/simt -k "not simt"
+
+# The emulator's tests in each order, and with the larger shapes.
 simt-nightly: $(VENV)/test-tools
 	for order in forward reverse random; do \
 	  FASTSEG_NIGHTLY=1 FASTSEG_SIMT_ORDER=$$order OMP_NUM_THREADS=1 \

@@ -51,6 +51,7 @@ def test_on_this_machine():
     assert run_native("native", *built_objects()) == [*tested, "thread pool: tested"]
 
 
+@pytest.mark.slow
 @needs_compiler
 @needs_x86
 @needs("qemu-x86_64-static")
@@ -58,6 +59,7 @@ def test_on_x86_without_avx():
     assert run_native("nehalem", *built_objects()) == ["baseline: tested"]
 
 
+@pytest.mark.slow
 @needs("aarch64-linux-gnu-g++", "qemu-aarch64-static", "bash")
 def test_on_aarch64():
     """Compiled with -O0, to save time; ``make aarch64`` tests what a release would hold."""

@@ -5,8 +5,8 @@ import pytest
 from typer.testing import CliRunner
 
 import fastseg
-from fastseg import _numpy, cli
-from fastseg.cli import app
+from fastseg import _numpy
+from fastseg.cli import about, app
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_cuda_says_what_was_built_and_verified(lines):
 
 
 def test_cuda_lines():
-    assert cli._cuda_lines(None) == {"cuda": "not built"}
+    assert about._cuda_lines(None) == {"cuda": "not built"}
     cuda = {
         "operators": ["a", "b"],
         "architectures": ["sm_80", "sm_90"],
@@ -55,7 +55,7 @@ def test_cuda_lines():
         "emulator_verified": True,
         "gpu_verified": False,
     }
-    assert cli._cuda_lines(cuda) == {
+    assert about._cuda_lines(cuda) == {
         "cuda": "built with toolkit 13.0 for sm_80, sm_90",
         "cuda operators": "a, b",
         "cuda verified": "under an emulator: yes, on a GPU: no",

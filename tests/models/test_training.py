@@ -128,6 +128,14 @@ GRAPHS = {  # one of each kind of network, half of them in training
     "deeplabv2_vgg16_aspp_l": False, "deeplabv2_resnet101_msc": True,
     "v3 with two heads": False, "deeplabv3plus_resnet101": True, "crf_rnn": False,
 }  # fmt: skip
+one_of_each_kind = pytest.mark.parametrize(  # the others with -m slow
+    "system",
+    [
+        pytest.param(value, id=name, marks=() if name in GRAPHS else pytest.mark.slow)
+        for name, value in SYSTEMS.items()
+    ],
+    indirect=True,
+)
 EXPORTED = [name for name in GRAPHS if name != "crf_rnn"]
 MODES = [
     pytest.param(
@@ -167,6 +175,7 @@ def test_exports(system):
         assert close(program.module()(x), model(x))
 
 
+@one_of_each_kind
 def test_autocast(system):
     """Scores in bfloat16, a CRF's logits and all gradients in float32."""
     model, image = system
@@ -180,6 +189,7 @@ def test_autocast(system):
         assert parameter.grad is None or torch.isfinite(parameter.grad).all()
 
 
+@one_of_each_kind
 def test_two_runs_give_the_same_bits(system):
     """Forward and backward, under torch's demand for deterministic algorithms."""
     model, image = system

@@ -529,7 +529,13 @@ MEASURED_WIDTHS = {
 }
 
 
-@pytest.mark.parametrize(("images", "features_gradient"), MEASURED_WIDTHS)
+@pytest.mark.parametrize(
+    ("images", "features_gradient"),
+    [
+        pytest.param(*key, marks=pytest.mark.slow if key[0] == "inventions" else ())
+        for key in MEASURED_WIDTHS
+    ],
+)
 def test_gradient_of_a_width(images, features_gradient):
     pairs = []
     for seed in range(3):
@@ -649,7 +655,7 @@ def test_one_thread_equals_many(options, num_threads, instruction_set):
     # So many pixels that torch shares a sum out among its threads.
     unary, features, transforms = problem(3, (190, 230), batch=1, dims=(2, 3))
     results = []
-    for threads in (1, 2, 3):
+    for threads in (1, 3):
         num_threads(threads)
         results.append(probs_and_gradients(unary, features, transforms, iterations=2, **options))
     # What the composed form sums for a transform, torch shares out.

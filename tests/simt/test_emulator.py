@@ -6,6 +6,8 @@ import subprocess
 import pytest
 import simt_build
 
+pytestmark = pytest.mark.slow  # of four builds of the emulator; `make simt` and CI run it
+
 ORDERS = ["forward", "reverse", "random"]
 QUICK = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1 atexit_sleep_ms=0"}
 
