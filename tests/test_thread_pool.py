@@ -195,6 +195,6 @@ def test_gil_is_released(num_threads):
     assert awake > 5
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_data_loader_worker(method):
     assert run_python(str(SCRIPTS / "data_loader.py"), method) == "same"

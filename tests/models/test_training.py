@@ -52,6 +52,22 @@ VARIANTS = {
 SYSTEMS = {**{name: (name, {}) for name in NAMES}, **VARIANTS}
 
 
+GRAPHS = {  # one of each kind of network, half of them in training
+    "fcn8s": False, "fcn_alexnet": True, "fcn with two heads": True, "deconvnet": False,
+    "unet": True, "unet_bilinear": False, "deeplabv1_msc_largefov": True,
+    "deeplabv2_vgg16_aspp_l": False, "deeplabv2_resnet101_msc": True,
+    "v3 with two heads": False, "deeplabv3plus_resnet101": True, "crf_rnn": False,
+}  # fmt: skip
+one_of_each_kind = pytest.mark.parametrize(  # the others with -m slow
+    "system",
+    [
+        pytest.param(value, id=name, marks=() if name in GRAPHS else pytest.mark.slow)
+        for name, value in SYSTEMS.items()
+    ],
+    indirect=True,
+)
+
+
 @pytest.fixture(params=SYSTEMS.values(), ids=SYSTEMS)
 def system(request, monkeypatch):
     """A thin network of few blocks, and a function that makes an image for it."""
@@ -111,6 +127,7 @@ def test_evaluation(system):
         assert torch.equal(value, state[name]), name
 
 
+@one_of_each_kind
 def test_training_writes_statistics_only(system):
     model, image = system
     state = copy.deepcopy(model.state_dict())
@@ -122,23 +139,9 @@ def test_training_writes_statistics_only(system):
     assert bool(changed) == bool(trained)
 
 
-GRAPHS = {  # one of each kind of network, half of them in training
-    "fcn8s": False, "fcn_alexnet": True, "fcn with two heads": True, "deconvnet": False,
-    "unet": True, "unet_bilinear": False, "deeplabv1_msc_largefov": True,
-    "deeplabv2_vgg16_aspp_l": False, "deeplabv2_resnet101_msc": True,
-    "v3 with two heads": False, "deeplabv3plus_resnet101": True, "crf_rnn": False,
-}  # fmt: skip
 COMPILED = (
     "fcn8s", "unet", "deeplabv2_resnet101_msc", "deeplabv3plus_resnet101", "crf_rnn",
 )  # fmt: skip
-one_of_each_kind = pytest.mark.parametrize(  # the others with -m slow
-    "system",
-    [
-        pytest.param(value, id=name, marks=() if name in GRAPHS else pytest.mark.slow)
-        for name, value in SYSTEMS.items()
-    ],
-    indirect=True,
-)
 EXPORTED = [name for name in GRAPHS if name != "crf_rnn"]
 MODES = [
     pytest.param(
