@@ -63,3 +63,18 @@ def convolve_prepacked(
 def side(name: str, prepare: Any) -> harness.Side:
     """A side of one of these suites."""
     return harness.Side(name, prepare, read, missing)
+
+
+def of_layer(prepare_torch: Any, prepare_onednn: Any, prepare_ours: Any) -> dict[str, Any]:
+    """The sides of a suite of convolutions: torch in its formats, oneDNN prepacked, and ours.
+
+    ``prepare_torch(channels_last)`` prepares torch's own function in that format.
+    """
+    return {
+        "opponent": side("conv2d channels_last", prepare_torch(True)),
+        "rivals": [
+            side("conv2d nchw", prepare_torch(False)),
+            side("oneDNN prepacked", prepare_onednn),
+        ],
+        "ours": [side("fastseg", prepare_ours)],
+    }

@@ -188,16 +188,11 @@ SUITE = harness.Suite(
     name="conv",
     title="dilated convolution with bias and ReLU, weights transformed beforehand",
     cases=CASES,
-    opponent=torch_sides.side("conv2d channels_last", prepare_torch(True)),
-    rivals=[
-        torch_sides.side("conv2d nchw", prepare_torch(False)),
-        torch_sides.side("oneDNN prepacked", prepare_onednn),
-    ],
-    ours=[torch_sides.side("fastseg", prepare_ours)],
     scene=scene_of,
     judge=torch_sides.judge,
     expected=expected,
     seconds=1.0,
+    **torch_sides.of_layer(prepare_torch, prepare_onednn, prepare_ours),
 )
 
 
