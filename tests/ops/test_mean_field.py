@@ -119,7 +119,13 @@ GRIDS = {  # standard deviations, height and width of the image
 }
 
 
-@pytest.mark.parametrize("kind", ["symmetric", "none"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=() if kind in ("symmetric", "none") else pytest.mark.slow)
+        for kind in NORMALIZATIONS
+    ],
+)
 @pytest.mark.parametrize("grid", GRIDS)
 def test_two_labels_on_a_grid_of_pixels(kind, grid):
     """Pixels' own places have a lattice of their own, unless they lie too far apart.
@@ -655,7 +661,7 @@ def test_one_thread_equals_many(options, num_threads, instruction_set):
     # So many pixels that torch shares a sum out among its threads.
     unary, features, transforms = problem(3, (190, 230), batch=1, dims=(2, 3))
     results = []
-    for threads in (1, 3):
+    for threads in (1, 2, 3):
         num_threads(threads)
         results.append(probs_and_gradients(unary, features, transforms, iterations=2, **options))
     # What the composed form sums for a transform, torch shares out.
