@@ -60,52 +60,38 @@ class WinogradGroup {
   }
 
   int64_t values_size() const { return group_.products() * (chunk_ * widest_slice() + kSkew); }
-
-  // Where the sums wait for further slices of channels; 0 where there is but one.
-  int64_t sums_size() const {
-    if (slices() == 1) return 0;
-    const int64_t rest = tiles() % chunk_;
-    return std::max(TaskCut(*this, chunk_).sums(), rest ? TaskCut(*this, rest).sums() : 0);
-  }
+  int64_t sums_size() const { return group_.products() * (chunk_ * width() + kSkew); }
 
   void run(Parallel parallel, WinogradWorkspace* workspace) {
     values_ = workspace->values.data();
+    sums_ = workspace->sums.data();
+    const Cut parts(panels_of<float>(layer_.geometry.out_channels), kTilePanels, panels_);
     for (int64_t first = 0; first < tiles(); first += chunk_) {
       first_ = first;
       count_ = std::min(chunk_, tiles() - first);
-      const TaskCut cut(*this, count_);
-      const Cut &rows = cut.rows, &columns = cut.columns;
-      const int64_t tasks = rows.count * columns.count;
       const int64_t slices = this->slices();
       for (int64_t slice = 0; slice < slices; ++slice) {
         channel_ = slice * slice_;
         channels_ = slice + 1 < slices ? slice_ : layer_.geometry.in_channels - channel_;
-        parallel((count_ + kTilesOfTask - 1) / kTilesOfTask, [&](int64_t task) {
-          const int64_t last = std::min(count_, (task + 1) * kTilesOfTask);
-          for (int64_t tile = task * kTilesOfTask; tile < last; ++tile) transform_input(tile);
-        });
-        parallel(tasks, [&](int64_t task) {
-          Block block = {rows.begin(task % rows.count), rows.end(task % rows.count),
-                         columns.begin(task / rows.count), columns.end(task / rows.count), nullptr};
-          Buffer<float> own;
-          if (slices == 1) own.reset(cut.sums_of_task);
-          block.sums = slices > 1 ? workspace->sums.data() + task * cut.sums_of_task : own.data();
-          multiply_block(block);
-          if (slice + 1 == slices) {
-            for (int64_t tile = block.row; tile < block.row_end; ++tile) write_tile(block, tile);
-            if (stream_) fence_stores();
-          }
-        });
+        for_tiles(parallel, [&](int64_t tile) { transform_input(tile); });
+        for (int64_t part = 0; part < parts.count; ++part) {
+          panel_ = parts.begin(part);
+          panel_end_ = parts.end(part);
+          multiply_values(parallel);
+          if (slice + 1 < slices) continue;
+          for_tiles(parallel, [&](int64_t tile) { write_tile(tile); });
+        }
       }
     }
   }
 
  private:
   // Sizes found by measuring on a Zen 4 (1 MiB of second-level cache a core), 2026-11.
-  static constexpr int64_t kRowsOfTask = 96, kPanelsOfTask = 6, kTilesOfTask = 4;
-  static constexpr int64_t kChunkOfChannels = 64;       // what a transform holds in the first cache
-  static constexpr int64_t kValues = int64_t{6} << 20;  // transformed input kept at once, 24 MiB
-  static constexpr int64_t kFewTiles = 128;             // below this the weights are read too often
+  static constexpr int64_t kRowsOfTask = 192, kPanelsOfTask = 12, kTilesOfTask = 4;
+  static constexpr int64_t kChunkOfChannels = 64;  // what a transform holds in the first cache
+  // Transformed input kept at once, 24 MiB, and sums before they are transformed, 4 MiB.
+  static constexpr int64_t kValues = int64_t{6} << 20, kSums = int64_t{1} << 20;
+  static constexpr int64_t kFewTiles = 128;  // below this the weights are read too often
   static constexpr int64_t kSmallestSlice = 16;
   // Blocks of channels in the sums, but for short tiles, whose transforms hardly round. Short
   // blocks round less, and cost 2 % of the speed.
@@ -114,45 +100,36 @@ class WinogradGroup {
   // lines at distances that are powers of two.
   static constexpr int64_t kSkew = 80;
 
-  // `count` tiles of a chunk times all panels, in tasks.
-  struct TaskCut {
-    Cut columns, rows;
-    int64_t sums_of_task;
-
-    TaskCut(const WinogradGroup& group, int64_t count)
-        : columns(panels_of<float>(group.layer_.geometry.out_channels), kTilePanels, kPanelsOfTask),
-          rows(cut_rows(count, kRowsOfTask, columns.count)),
-          sums_of_task(group.group_.products() *
-                       (rows.size * columns.size * kPanel<float> + kSkew)) {}
-    int64_t sums() const { return rows.count * columns.count * sums_of_task; }
-  };
-
-  // Tiles [row, row_end) of the chunk times panels [panel, panel_end).
+  // A product of tiles [row, row_end) of the chunk and panels [panel, panel_end).
   struct Block {
-    int64_t row, row_end, panel, panel_end;
-    float* sums;  // [products][rows][panels * 16]
-
-    int64_t width() const { return (panel_end - panel) * kPanel<float>; }
-    int64_t stride() const { return (row_end - row) * width() + kSkew; }  // of products
+    int64_t product, row, row_end, panel, panel_end;
   };
 
   // The workspace stays below the layer's own input, output and packed weights, or kValues.
   void plan_memory() {
     const ConvGeometry& g = layer_.geometry;
     const int64_t total = tiles(), products = group_.products();
+    const int64_t weights = products * g.in_channels * g.out_channels;
     const int64_t of_layer = g.batch * (g.in_channels * g.height * g.width +
                                         g.out_channels * g.out_height() * g.out_width()) +
-                             g.in_channels * g.out_channels * products;
-    const int64_t most = std::min(kValues, of_layer);
+                             weights;
+    // Up to the size of the weights: these are read again for the next tiles.
+    const int64_t most = std::min({kValues, of_layer, std::max(kSums, weights)});
+    const int64_t all_panels = panels_of<float>(g.out_channels);
+    const int64_t fewest_panels = std::min<int64_t>(kTilePanels, all_panels);
+    const int64_t of_tile = products * (g.in_channels + fewest_panels * kPanel<float>);
     slice_ = g.in_channels;
-    chunk_ = std::min(total, std::max<int64_t>(kTileRows, most / (products * g.in_channels)));
+    panels_ = all_panels;
+    chunk_ = std::min(total, std::max<int64_t>(kTileRows, most / of_tile));
     if (chunk_ >= std::min(total, kFewTiles) || g.in_channels < 2 * depth_) {
       chunk_ = Cut(total, kTileRows, chunk_).size;
+      // Sums of some outputs at a time, so that they stay near.
+      const int64_t panels = kSums / (products * chunk_ * kPanel<float>);
+      panels_ = Cut(all_panels, fewest_panels, std::max(fewest_panels, panels)).size;
       return;
     }
     // Few tiles of many channels: a slice of channels at a time, and all sums kept meanwhile.
-    const int64_t sums = products * panels_of<float>(g.out_channels) * kPanel<float>;
-    chunk_ = std::min(total, std::max(kFewTiles, most / 2 / sums));
+    chunk_ = std::min(total, std::max(kFewTiles, most / 2 / (products * all_width())));
     chunk_ = Cut(total, kTileRows, chunk_).size;
     slice_ = std::max<int64_t>(1, most / 2 / (products * chunk_) / depth_) * depth_;
   }
@@ -163,7 +140,22 @@ class WinogradGroup {
   int64_t widest_slice() const {
     return std::min(layer_.geometry.in_channels, slice_ + kSmallestSlice);
   }
-  int64_t value_stride() const { return count_ * channels_ + kSkew; }  // of products
+  int64_t all_width() const {
+    return panels_of<float>(layer_.geometry.out_channels) * kPanel<float>;
+  }
+  int64_t width() const { return panels_ * kPanel<float>; }
+  // From product to product.
+  int64_t value_stride() const { return count_ * channels_ + kSkew; }
+  int64_t sum_stride() const { return count_ * width() + kSkew; }
+
+  template <typename Use>
+  void for_tiles(Parallel parallel, Use&& use) const {
+    parallel((count_ + kTilesOfTask - 1) / kTilesOfTask, [&](int64_t task) {
+      const int64_t last = std::min(count_, (task + 1) * kTilesOfTask);
+      for (int64_t tile = task * kTilesOfTask; tile < last; ++tile) use(tile);
+      if (stream_) fence_stores();
+    });
+  }
 
   // values_[product][tile][channel] of one tile.
   void transform_input(int64_t tile) {
@@ -214,59 +206,62 @@ class WinogradGroup {
     if (whole < channels_) transform_channels(channels_ - kWideLanes<float>, kWideLanes<float>);
   }
 
+  void multiply_values(Parallel parallel) {
+    const Cut columns(panel_end_ - panel_, 1, kPanelsOfTask), rows(count_, kTileRows, kRowsOfTask);
+    // Tasks that follow each other share their weights, or else their tiles.
+    parallel(group_.products() * columns.count * rows.count, [&](int64_t task) {
+      const int64_t row = task % rows.count, rest = task / rows.count;
+      const int64_t column = rest % columns.count;
+      multiply_block({rest / columns.count, rows.begin(row), rows.end(row),
+                      panel_ + columns.begin(column), panel_ + columns.end(column)});
+    });
+  }
+
   void multiply_block(const Block& block) {
-    const int64_t all_panels = panels_of<float>(layer_.geometry.out_channels);
-    const int64_t channels = layer_.geometry.in_channels, width = block.width();
-    for (int64_t product = 0; product < group_.products(); ++product) {
-      const float* values = values_ + product * value_stride();
-      const float* weights = group_.weights + product * all_panels * channels * kPanel<float>;
-      float* sums = block.sums + product * block.stride();
-      for (int64_t k = 0; k < channels_; k += depth_) {
-        Tile<float> tile = {};
-        tile.b_stride = channels * kPanel<float>;
-        tile.depth = std::min(depth_, channels_ - k);
-        tile.accumulate = channel_ + k > 0;
-        for (int64_t panel = block.panel, panels; panel < block.panel_end; panel += panels) {
-          panels = panels_at_once(block.panel_end - panel);
-          tile.b = weights + panel * tile.b_stride + (channel_ + k) * kPanel<float>;
-          tile.columns = panels * kPanel<float>;
-          // The next panels of this block of channels, the next block, or the next product.
-          const float* next = tile.b + panels * tile.b_stride;
-          int64_t next_depth = tile.depth;
-          if (panel + panels >= block.panel_end) {
-            const bool more = k + depth_ < channels_;
-            next = weights + block.panel * tile.b_stride +
-                   (channel_ + (more ? k + depth_ : 0)) * kPanel<float>;
-            next_depth = std::min(depth_, more ? channels_ - k - depth_ : channels_);
-            if (!more) {
-              next = product + 1 < group_.products() ? next + all_panels * tile.b_stride : nullptr;
-            }
+    const int64_t channels = layer_.geometry.in_channels, width = this->width();
+    const float* values = values_ + block.product * value_stride();
+    const float* weights =
+        group_.weights + block.product * all_width() * channels + channel_ * kPanel<float>;
+    float* sums = sums_ + block.product * sum_stride();
+    for (int64_t k = 0; k < channels_; k += depth_) {
+      Tile<float> tile = {};
+      tile.b_stride = channels * kPanel<float>;
+      tile.depth = std::min(depth_, channels_ - k);
+      tile.accumulate = channel_ + k > 0;
+      for (int64_t panel = block.panel, panels; panel < block.panel_end; panel += panels) {
+        panels = panels_at_once(block.panel_end - panel);
+        tile.b = weights + panel * tile.b_stride + k * kPanel<float>;
+        tile.columns = panels * kPanel<float>;
+        // The next panels of this block of channels, or the next block.
+        const float* next = tile.b + panels * tile.b_stride;
+        int64_t next_depth = tile.depth;
+        if (panel + panels >= block.panel_end) {
+          next_depth = std::min(depth_, channels_ - k - depth_);
+          next = next_depth > 0
+                     ? weights + block.panel * tile.b_stride + (k + depth_) * kPanel<float>
+                     : nullptr;
+        }
+        const Ahead<float> ahead(next, next_depth, tile.depth,
+                                 (block.row_end - block.row + kTileRows - 1) / kTileRows);
+        for (int64_t row = block.row; row < block.row_end; row += kTileRows) {
+          const int64_t rows = std::min<int64_t>(kTileRows, block.row_end - row);
+          for (int64_t i = 0; i < rows; ++i) {
+            tile.a[i] = values + (row + i) * channels_ + k;
+            tile.c[i] = sums + (row + i) * width + (panel - panel_) * kPanel<float>;
+            tile.ahead_a[i] = panel == block.panel ? tile.a[i] + kTileRows * channels_ : nullptr;
           }
-          const Ahead<float> ahead(next, next_depth, tile.depth,
-                                   (block.row_end - block.row + kTileRows - 1) / kTileRows);
-          for (int64_t row = block.row; row < block.row_end; row += kTileRows) {
-            const int64_t rows = std::min<int64_t>(kTileRows, block.row_end - row);
-            for (int64_t i = 0; i < rows; ++i) {
-              tile.a[i] = values + (row + i) * channels_ + k;
-              tile.c[i] =
-                  sums + (row - block.row + i) * width + (panel - block.panel) * kPanel<float>;
-              tile.ahead_a[i] = panel == block.panel ? tile.a[i] + kTileRows * channels_ : nullptr;
-            }
-            ahead.fetch_with(&tile, (row - block.row) / kTileRows);
-            multiply<float, false>(tile, rows, panels);
-          }
+          ahead.fetch_with(&tile, (row - block.row) / kTileRows);
+          multiply<float, false>(tile, rows, panels);
         }
       }
     }
   }
 
-  void write_tile(const Block& block, int64_t tile) {
+  void write_tile(int64_t tile) {
     const ConvGeometry& g = layer_.geometry;
     const LineShape &rows = group_.row_shape, &columns = group_.column_shape;
     const TileGroup::Place place = group_.place(first_ + tile);
     alignas(64) float half[kMostProducts * kMostProducts * kChunkOfChannels];
-    const int64_t channel = block.panel * kPanel<float>;
-    const int64_t width = std::min(block.width(), g.out_channels - channel);
     // The pixels of a row of the tile, from index `at` on.
     Finish finish = {{}, {}, nullptr, layer_.relu, stream_};
     const auto place_row = [&](int i, int64_t first_channel, int at) {
@@ -281,18 +276,20 @@ class WinogradGroup {
       }
       return y < g.out_height();
     };
-    const float* const all_sums = block.sums + (tile - block.row) * block.width();
-    for (int64_t c = 0; c < width; c += kChunkOfChannels) {
-      const int64_t count = std::min(kChunkOfChannels, width - c);
+    const float* const all_sums = sums_ + tile * width();
+    const int64_t channel = panel_ * kPanel<float>;
+    const int64_t channels = std::min(width(), g.out_channels - channel);
+    for (int64_t c = 0; c < channels; c += kChunkOfChannels) {
+      const int64_t count = std::min(kChunkOfChannels, channels - c);
       if (layer_.bias) finish.bias = layer_.bias + channel + c;
       if (short_.output) {
         for (int i = 0; i < rows.outputs; ++i) place_row(i, channel + c, i * columns.outputs);
-        short_.output(all_sums + c, block.stride(), count, finish);
+        short_.output(all_sums + c, sum_stride(), count, finish);
         continue;
       }
       const int64_t whole = (count + kWideLanes<float> - 1) / kWideLanes<float> * kWideLanes<float>;
       for (int j = 0; j < columns.products; ++j) {
-        row_output_(all_sums + j * block.stride() + c, columns.products * block.stride(), whole,
+        row_output_(all_sums + j * sum_stride() + c, columns.products * sum_stride(), whole,
                     half + j * kChunkOfChannels, columns.products * kChunkOfChannels);
       }
       for (int i = 0; i < rows.outputs && place_row(i, channel + c, 0); ++i) {
@@ -310,9 +307,10 @@ class WinogradGroup {
   InputPass row_input_, column_input_;
   OutputPass row_output_;
   FinishPass column_finish_;
-  int64_t chunk_, slice_;                       // tiles and channels at once
-  int64_t first_, count_, channel_, channels_;  // those now
-  float* values_ = nullptr;                     // [product][tile][channel]
+  int64_t chunk_, slice_, panels_;  // tiles, channels and panels of outputs at once
+  int64_t first_, count_, channel_, channels_, panel_, panel_end_;  // those now
+  float* values_ = nullptr;                                         // [product][tile][channel]
+  float* sums_ = nullptr;                                           // [product][tile][output]
 };
 
 inline void convolve_winograd(const Layer<float>& layer, bool high, Parallel parallel) {
