@@ -50,17 +50,27 @@ inline double layout_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) 
               static_cast<double>(g.out_height() * g.out_width()));
 }
 
+inline double outputs_of(const ConvGeometry& g) {
+  return static_cast<double>(g.batch) * static_cast<double>(g.out_channels) *
+         static_cast<double>(g.out_height() * g.out_width());
+}
+
 inline double torch_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
-  // 215 GFLOP/s; planar images of larger rates are unfolded first.
+  // 215 GFLOP/s; planar images of larger rates are unfolded first. Outputs from 32 MiB on are fresh
+  // pages in each call: beyond that size glibc's malloc keeps nothing.
   const bool unfolded = !wishes.channels_last && std::max(g.rate[0], g.rate[1]) > 8;
-  return direct_products(g) * (2 / 215.0) * (unfolded ? 1.3 : 1);
+  constexpr double kFreshFrom = double{8 << 20};
+  const double outputs = outputs_of(g);
+  return direct_products(g) * (2 / 215.0) * (unfolded ? 1.3 : 1) +
+         (outputs >= kFreshFrom ? outputs * 1.1 : 0);
 }
 
 inline double direct_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
   const double weights =
       static_cast<double>(g.out_channels) * static_cast<double>(g.group_inputs() * g.taps());
+  const bool gathered = g.taps() > 1 && g.group_inputs() < 48;  // pixels are copied together first
   return direct_products(g) * (2 / 195.0) + weights * (wishes.transformed ? 0.16 : 1) +
-         layout_cost(g, wishes);
+         (gathered ? outputs_of(g) * 0.35 : 0) + layout_cost(g, wishes);
 }
 
 // Seven eighths of the products, and sums of halves of the input and the output.
@@ -88,15 +98,15 @@ inline std::optional<ConvAlgorithm> choose_pointwise(const ConvGeometry& g,
                                                      const AlgorithmWishes& wishes) {
   // torch's kernels are of the speed of this one, and those for planar images far slower.
   const bool torch = wishes.channels_last && !wishes.deterministic;
-  const int64_t fewest_inputs = wishes.channels_last ? 128 : 1024,
-                fewest_outputs = torch ? 256 : 128;
+  const int64_t fewest = wishes.channels_last ? 128 : 256, fewest_of_both = 3 * fewest;
   const bool worth = !wishes.high_accuracy && strassen_serves(g) &&
-                     g.in_channels >= fewest_inputs && g.out_channels >= fewest_outputs &&
+                     std::min(g.in_channels, g.out_channels) >= fewest &&
+                     g.in_channels + g.out_channels >= fewest_of_both &&
                      g.out_height() * g.out_width() >= 128;
-  const double other =
-      torch ? cost_model::torch_cost(g, wishes) : cost_model::direct_cost(g, wishes);
+  const double own = cost_model::direct_cost(g, wishes);
+  const double other = torch ? std::min(own, cost_model::torch_cost(g, wishes)) : own;
   if (worth && cost_model::strassen_cost(g, wishes) < other) return ConvAlgorithm::kStrassen;
-  if (torch) return std::nullopt;
+  if (other < own) return std::nullopt;
   return ConvAlgorithm::kPointwise;
 }
 
@@ -110,10 +120,12 @@ inline std::optional<ConvAlgorithm> choose_algorithm(const ConvGeometry& g,
   }
   double fastest = cost_model::direct_cost(g, wishes);
   std::optional<ConvAlgorithm> choice = ConvAlgorithm::kDirect;
-  if (!wishes.deterministic) {
-    // Groups, few channels and large kernels are torch's domain, too: there `direct` is slower
-    // than its count of products says.
-    fastest = cost_model::torch_cost(g, wishes);
+  // Planar images, groups and large kernels are torch's domain: there `direct` is slower than its
+  // count of products says.
+  const bool plain = wishes.channels_last && g.groups == 1 && g.taps() <= 9;
+  const double torch = cost_model::torch_cost(g, wishes);
+  if (!wishes.deterministic && (torch < fastest || !plain)) {
+    fastest = torch;
     choice = std::nullopt;
   }
   if (winograd_serves(g) && cost_model::winograd_cost(g, wishes) < fastest) {

@@ -44,46 +44,59 @@ class DirectConvolution {
   struct Task {
     int64_t row, row_end, panel, panel_end, group;
   };
-  // An output pixel, and the input pixels that its taps see; null where they see padding.
-  struct Row {
-    T* output;
-    const T* residual;
+  // Output pixels, and the input pixels that their taps see: zeros where they see padding. There
+  // are some more pointers than `count`, as many as a tile has rows.
+  struct Rows {
+    int64_t count, stride;
+    std::vector<T*> output;
+    std::vector<const T*> residual;  // empty: none
+    std::vector<const T*> seen;      // [tap][stride]
+    std::vector<char> active;        // [tap][tile]: whether any of the tile's rows sees the image
+
+    Rows(int64_t count, int64_t taps, bool has_residual, const T* zeros)
+        : count(count),
+          stride(count + 2 * kTileRows),
+          output(stride),
+          residual(has_residual ? stride : 0),
+          seen(taps * stride, zeros),
+          active(taps * tiles()) {}
+    int64_t tiles() const { return (count + kTileRows - 1) / kTileRows; }
   };
 
   void run_task(const Task& task) {
     const ConvGeometry& g = layer_.geometry;
     const int64_t count = task.row_end - task.row, taps = g.taps();
-    std::vector<Row> rows(count);
-    std::vector<const T*> seen(taps * count);
-    place_rows(task, count, rows.data(), seen.data());
-    if (!gather_) return multiply_taps(task, rows.data(), seen.data());
+    Rows rows(count, taps, layer_.residual.data != nullptr, zeros_.data());
+    place_rows(task, &rows);
+    if (!gather_) return multiply_rows_of(task, rows, taps, depth_);
     std::vector<T> gathered(count * taps * depth_);
     for (int64_t i = 0; i < count; ++i) {
       T* to = gathered.data() + i * taps * depth_;
       for (int64_t tap = 0; tap < taps; ++tap, to += depth_) {
-        const T* from = seen[tap * count + i];
-        std::copy_n(from ? from : zeros_.data(), depth_, to);
+        std::copy_n(rows.seen[tap * rows.stride + i], depth_, to);
       }
     }
-    for (int64_t i = 0; i < count; ++i) seen[i] = gathered.data() + i * taps * depth_;
-    multiply_rows_of(task, rows.data(), seen.data(), 1, taps * depth_);
+    for (int64_t i = 0; i < count; ++i) rows.seen[i] = gathered.data() + i * taps * depth_;
+    std::fill_n(rows.active.begin(), rows.tiles(), 1);
+    multiply_rows_of(task, rows, 1, taps * depth_);
   }
 
-  void place_rows(const Task& task, int64_t count, Row* rows, const T** seen) const {
+  void place_rows(const Task& task, Rows* rows) const {
     const ConvGeometry& g = layer_.geometry;
-    const int64_t width = g.out_width(), height = g.out_height();
+    const int64_t width = g.out_width(), height = g.out_height(), tiles = rows->tiles();
     const int64_t output = task.group * g.group_outputs(), input = task.group * depth_;
     int64_t x = task.row % width, y = task.row / width % height, b = task.row / (width * height);
-    for (int64_t i = 0; i < count; ++i) {
-      rows[i].output = layer_.output.at(b, y, x) + output;
-      rows[i].residual = layer_.residual.data ? layer_.residual.at(b, y, x) + output : nullptr;
+    for (int64_t i = 0; i < rows->count; ++i) {
+      rows->output[i] = layer_.output.at(b, y, x) + output;
+      if (layer_.residual.data) rows->residual[i] = layer_.residual.at(b, y, x) + output;
       int64_t tap = 0;
       for (int64_t row = 0; row < g.kernel_height; ++row) {
         const int64_t from_y = y * g.stride[0] - g.padding[0] + row * g.rate[0];
         for (int64_t column = 0; column < g.kernel_width; ++column, ++tap) {
           const int64_t from_x = x * g.stride[1] - g.padding[2] + column * g.rate[1];
-          const bool inside = from_y >= 0 && from_y < g.height && from_x >= 0 && from_x < g.width;
-          seen[tap * count + i] = inside ? layer_.input.at(b, from_y, from_x) + input : nullptr;
+          if (from_y < 0 || from_y >= g.height || from_x < 0 || from_x >= g.width) continue;
+          rows->seen[tap * rows->stride + i] = layer_.input.at(b, from_y, from_x) + input;
+          rows->active[tap * tiles + i / kTileRows] = 1;
         }
       }
       if (++x < width) continue;
@@ -94,29 +107,20 @@ class DirectConvolution {
     }
   }
 
-  void multiply_taps(const Task& task, const Row* rows, const T* const* seen) const {
-    multiply_rows_of(task, rows, seen, layer_.geometry.taps(), depth_);
-  }
-
-  // `seen` (taps, rows): where `depth` values of each begin.
-  void multiply_rows_of(const Task& task, const Row* rows, const T* const* seen, int64_t taps,
-                        int64_t depth) const {
-    const int64_t count = task.row_end - task.row, tiles = (count + kTileRows - 1) / kTileRows;
+  // `depth` values that lie side by side, from each of the first `taps` pixels of a row.
+  void multiply_rows_of(const Task& task, Rows& rows, int64_t taps, int64_t depth) const {
+    const int64_t tiles = rows.tiles();
     // Taps of each tile that see any of the image; at least one, so that the tile is written.
-    std::vector<char> active(taps * tiles, 0);
     std::vector<int64_t> first(tiles, -1), last(tiles, 0);
     for (int64_t tap = 0; tap < taps; ++tap) {
-      for (int64_t i = 0; i < count; ++i) {
-        if (seen[tap * count + i]) active[tap * tiles + i / kTileRows] = 1;
-      }
       for (int64_t t = 0; t < tiles; ++t) {
-        if (!active[tap * tiles + t]) continue;
+        if (!rows.active[tap * tiles + t]) continue;
         if (first[t] < 0) first[t] = tap;
         last[t] = tap;
       }
     }
     for (int64_t t = 0; t < tiles; ++t) {
-      if (first[t] < 0) active[t] = 1, first[t] = 0;
+      if (first[t] < 0) rows.active[t] = 1, first[t] = 0;
     }
     const ConvGeometry& g = layer_.geometry;
     const int64_t panel_size = taps * depth * kPanel<T>;
@@ -141,24 +145,14 @@ class DirectConvolution {
           }
           const Ahead<T> ahead(next, std::min(kDepth, depth), tile.depth, tiles);
           for (int64_t t = 0; t < tiles; ++t) {
-            if (!active[tap * tiles + t]) continue;
+            if (!rows.active[tap * tiles + t]) continue;
             const int64_t row = t * kTileRows;
-            const int64_t in_tile = std::min<int64_t>(kTileRows, count - row);
-            const T* const* pixel = seen + tap * count + row;
-            for (int64_t i = 0; i < in_tile; ++i) {
-              tile.a[i] = pixel[i] ? pixel[i] + k : zeros_.data();
-              tile.c[i] = rows[row + i].output + column;
-            }
-            if (rows[row].residual) {
-              for (int64_t i = 0; i < in_tile; ++i) {
-                tile.residual[i] = rows[row + i].residual + column;
-              }
-            }
+            const T* const* pixel = rows.seen.data() + tap * rows.stride + row;
+            copy_rows(tile.a, pixel, k);
+            copy_rows(tile.c, rows.output.data() + row, column);
+            if (layer_.residual.data) copy_rows(tile.residual, rows.residual.data() + row, column);
             if (panel == task.panel) {
-              for (int64_t i = 0; i < in_tile; ++i) {
-                const bool more = row + i + kTileRows < count && pixel[i + kTileRows];
-                tile.ahead_a[i] = more ? pixel[i + kTileRows] + k : nullptr;
-              }
+              copy_rows(tile.ahead_a, pixel + kTileRows, k);
             } else {
               tile.ahead_a[0] = nullptr;
             }
@@ -166,7 +160,7 @@ class DirectConvolution {
             tile.last = tap == last[t] && k + kDepth >= depth;
             tile.stream = stream_ && tile.last;
             ahead.fetch_with(&tile, t);
-            multiply<T, false>(tile, in_tile, panels);
+            multiply<T, false>(tile, std::min<int64_t>(kTileRows, rows.count - row), panels);
           }
         }
       }

@@ -137,17 +137,18 @@ class PlanarStrassen {
       const int64_t channel = o + (is_right(step.to) ? g.out_channels / 2 : 0);
       const int64_t pixel = task.pixel + (lower ? kStep : 0);
       if (layer_.bias) tile.row_bias = layer_.bias + channel;
-      for (int64_t i = 0; i < rows; ++i) {
-        if (step.also == kX) tile.also[i] = x + i * kStep;
-        if (step.from == kX) tile.addend[i] = x + i * kStep;
-        if (step.from == kY) tile.addend[i] = y + i * kStep;
-        tile.c[i] = (step.to == kX ? x : y) + i * kStep;
-        if (!output) continue;
-        tile.c[i] = out.data + task.b * out.batch + (channel + i) * out.channel + pixel;
+      if (step.also == kX) space_rows(tile.also, x, kStep);
+      if (step.from != kNowhere) space_rows(tile.addend, step.from == kX ? x : y, kStep);
+      if (output) {
+        space_rows(tile.c, out.data + task.b * out.batch + channel * out.channel + pixel,
+                   out.channel);
         if (other.data) {
-          tile.residual[i] =
-              other.data + task.b * other.batch + (channel + i) * other.channel + pixel;
+          space_rows(tile.residual,
+                     other.data + task.b * other.batch + channel * other.channel + pixel,
+                     other.channel);
         }
+      } else {
+        space_rows(tile.c, step.to == kX ? x : y, kStep);
       }
       multiply<float, true>(tile, rows, kTilePanels);
     }

@@ -107,11 +107,10 @@ class PlanarPointwise {
         const float* weights =
             layer_.packed + p * g.in_channels * kPanel<float> + o % kPanel<float>;
         if (layer_.bias) tile.row_bias = layer_.bias + o;
-        for (int64_t i = 0; i < rows; ++i) {
-          tile.c[i] = out.data + task.b * out.batch + (o + i) * out.channel + pixel;
-          if (other.data) {
-            tile.residual[i] = other.data + task.b * other.batch + (o + i) * other.channel + pixel;
-          }
+        space_rows(tile.c, out.data + task.b * out.batch + o * out.channel + pixel, out.channel);
+        if (other.data) {
+          space_rows(tile.residual, other.data + task.b * other.batch + o * other.channel + pixel,
+                     other.channel);
         }
         for (int64_t k = 0; k < g.in_channels; k += kDepth) {
           tile.a[0] = weights + k * kPanel<float>;

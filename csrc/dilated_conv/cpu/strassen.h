@@ -73,7 +73,8 @@ class StrassenPointwise {
   static constexpr int64_t kRowsOfTask = 96, kSums = 4;
   static constexpr int64_t kWidth = kTilePanels * kPanel<float>;
 
-  // Pixels of a task: the first half, then the second; an odd one has a partner of zeros.
+  // Pixels of a task: the first half, then the second; an odd one has a partner of zeros. Behind
+  // them are as many pointers as a tile has rows.
   struct Rows {
     std::vector<const float*> input, residual;
     std::vector<float*> output;
@@ -95,9 +96,9 @@ class StrassenPointwise {
     const Scratch scratch = {memory.data(), memory.data() + sums, memory.data() + sums + tiles,
                              memory.data() + sums + 2 * tiles};
     if ((end - begin) % 2 == 1) {
-      rows.output.back() = scratch.unused;
+      rows.output[end - begin] = scratch.unused;
       if (layer_.residual.data) std::fill_n(scratch.unused, g.out_channels, 0.0f);
-      if (layer_.residual.data) rows.residual.back() = scratch.unused;
+      if (layer_.residual.data) rows.residual[end - begin] = scratch.unused;
     }
     for (int64_t block = 0; block < blocks_.count; ++block) {
       for (int64_t panel = 0, panels; panel < panels_; panel += panels) {
@@ -113,17 +114,15 @@ class StrassenPointwise {
 
   Rows rows_of(int64_t b, int64_t begin, int64_t end) const {
     const ConvGeometry& g = layer_.geometry;
-    Rows rows = {{}, {}, {}, (end - begin + 1) / 2};
+    const size_t size = (end - begin + 1) / 2 * 2 + kTileRows;
+    Rows rows = {std::vector<const float*>(size, zeros_.data()),
+                 std::vector<const float*>(layer_.residual.data ? size : 0),
+                 std::vector<float*>(size), (end - begin + 1) / 2};
     for (int64_t p = begin; p < end; ++p) {
       const int64_t y = p / g.out_width(), x = p % g.out_width();
-      rows.input.push_back(layer_.input.at(b, y * g.stride[0], x * g.stride[1]));
-      rows.output.push_back(layer_.output.at(b, y, x));
-      if (layer_.residual.data) rows.residual.push_back(layer_.residual.at(b, y, x));
-    }
-    if ((end - begin) % 2 == 1) {
-      rows.input.push_back(zeros_.data());
-      rows.output.push_back(nullptr);
-      if (layer_.residual.data) rows.residual.push_back(nullptr);
+      rows.input[p - begin] = layer_.input.at(b, y * g.stride[0], x * g.stride[1]);
+      rows.output[p - begin] = layer_.output.at(b, y, x);
+      if (layer_.residual.data) rows.residual[p - begin] = layer_.residual.at(b, y, x);
     }
     return rows;
   }
@@ -177,26 +176,29 @@ class StrassenPointwise {
                              (pairs + kTileRows - 1) / kTileRows);
     const float* const* input = rows.input.data() + (step.left == kA22 ? pairs : 0);
     const int64_t from_channel = blocks_.begin(block) + (step.left == kA11 ? 0 : half);
+    const bool lower = is_lower(step.to);
+    float* const sum = step.to == kX ? scratch.x : scratch.y;
+    const float* const addend = step.from == kX ? scratch.x : scratch.y;
     for (int64_t row = 0; row < pairs; row += kTileRows) {
-      const int64_t in_tile = std::min<int64_t>(kTileRows, pairs - row);
-      for (int64_t i = 0; i < in_tile; ++i) {
-        const int64_t pair = row + i, at = pair * kWidth;
-        tile.a[i] = step.left >= kS1 ? scratch.sums + ((step.left - kS1) * pairs + pair) * half
-                                     : input[pair] + from_channel;
-        if (panel == 0 && index < 2) tile.ahead_a[i] = rows.input[pairs + pair] + from_channel;
-        if (step.also == kX) tile.also[i] = scratch.x + at;
-        if (step.from == kX) tile.addend[i] = scratch.x + at;
-        if (step.from == kY) tile.addend[i] = scratch.y + at;
-        if (step.to == kX) tile.c[i] = scratch.x + at;
-        if (step.to == kY) tile.c[i] = scratch.y + at;
-        if (output) {
-          const int64_t pixel = is_lower(step.to) ? pairs + pair : pair;
-          tile.c[i] = rows.output[pixel] + column;
-          if (layer_.residual.data) tile.residual[i] = rows.residual[pixel] + column;
-        }
+      const int64_t at = row * kWidth, pixel = lower ? pairs + row : row;
+      if (step.left >= kS1) {
+        space_rows(tile.a, scratch.sums + ((step.left - kS1) * pairs + row) * half, half);
+      } else {
+        copy_rows(tile.a, input + row, from_channel);
+      }
+      if (panel == 0 && index < 2) {
+        copy_rows(tile.ahead_a, rows.input.data() + pairs + row, from_channel);
+      }
+      if (step.also == kX) space_rows(tile.also, scratch.x + at, kWidth);
+      if (step.from != kNowhere) space_rows(tile.addend, addend + at, kWidth);
+      if (output) {
+        copy_rows(tile.c, rows.output.data() + pixel, column);
+        if (layer_.residual.data) copy_rows(tile.residual, rows.residual.data() + pixel, column);
+      } else {
+        space_rows(tile.c, sum + at, kWidth);
       }
       ahead.fetch_with(&tile, row / kTileRows);
-      multiply<float, false>(tile, in_tile, panels);
+      multiply<float, false>(tile, std::min<int64_t>(kTileRows, pairs - row), panels);
     }
   }
 

@@ -245,10 +245,13 @@ class WinogradGroup {
                                  (block.row_end - block.row + kTileRows - 1) / kTileRows);
         for (int64_t row = block.row; row < block.row_end; row += kTileRows) {
           const int64_t rows = std::min<int64_t>(kTileRows, block.row_end - row);
-          for (int64_t i = 0; i < rows; ++i) {
-            tile.a[i] = values + (row + i) * channels_ + k;
-            tile.c[i] = sums + (row + i) * width + (panel - panel_) * kPanel<float>;
-            tile.ahead_a[i] = panel == block.panel ? tile.a[i] + kTileRows * channels_ : nullptr;
+          const float* first = values + row * channels_ + k;
+          space_rows(tile.a, first, channels_);
+          space_rows(tile.c, sums + row * width + (panel - panel_) * kPanel<float>, width);
+          if (panel == block.panel) {
+            space_rows(tile.ahead_a, first + kTileRows * channels_, channels_);
+          } else {
+            tile.ahead_a[0] = nullptr;
           }
           ahead.fetch_with(&tile, (row - block.row) / kTileRows);
           multiply<float, false>(tile, rows, panels);
