@@ -50,17 +50,35 @@ inline double layout_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) 
               static_cast<double>(g.out_height() * g.out_width()));
 }
 
+// Of any call of ours.
+constexpr double kCall = 13e3;
+
+// oneDNN's operator on prepacked weights takes its time before it begins; for the smallest layers
+// fastseg.inference calls the plain one.
+constexpr double kPrepackedFrom = 2e5;  // products
+inline double torch_call_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
+  const bool prepacked = wishes.channels_last && wishes.transformed &&
+                         (g.groups > 1 || direct_products(g) >= kPrepackedFrom);
+  return prepacked ? 28e3 : 12e3;
+}
+
 inline double torch_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
   // 215 GFLOP/s; planar images of larger rates are unfolded first.
   const bool unfolded = !wishes.channels_last && std::max(g.rate[0], g.rate[1]) > 8;
-  return direct_products(g) * (2 / 215.0) * (unfolded ? 1.3 : 1);
+  return direct_products(g) * (2 / 215.0) * (unfolded ? 1.3 : 1) + torch_call_cost(g, wishes);
 }
 
+// Whole panels of output channels, and for each pixel and tap what its channels share.
 inline double direct_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
   const double weights =
       static_cast<double>(g.out_channels) * static_cast<double>(g.group_inputs() * g.taps());
-  return direct_products(g) * (2 / 195.0) + weights * (wishes.transformed ? 0.16 : 1) +
-         layout_cost(g, wishes);
+  const double panels = static_cast<double>((g.group_outputs() + 15) / 16 * 16) /
+                        static_cast<double>(g.group_outputs());
+  const double pixels_and_taps = static_cast<double>(g.batch * g.groups) *
+                                 static_cast<double>(g.out_height()) *
+                                 static_cast<double>(g.out_width()) * static_cast<double>(g.taps());
+  return direct_products(g) * panels * (2 / 195.0) + pixels_and_taps * 3.2 +
+         weights * (wishes.transformed ? 0.16 : 1) + layout_cost(g, wishes) + kCall;
 }
 
 // Seven eighths of the products, and sums of halves of the input and the output.
@@ -70,7 +88,7 @@ inline double strassen_cost(const ConvGeometry& g, const AlgorithmWishes& wishes
   const double channels = static_cast<double>(g.in_channels + g.out_channels);
   const double weights = static_cast<double>(g.in_channels) * static_cast<double>(g.out_channels);
   return direct_products(g) * (0.875 * 2 / 212.0) + pixels * channels * 0.05 +
-         weights * (wishes.transformed ? 0.28 : 3) + layout_cost(g, wishes);
+         weights * (wishes.transformed ? 0.28 : 3) + layout_cost(g, wishes) + kCall;
 }
 
 inline double winograd_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
@@ -79,7 +97,7 @@ inline double winograd_cost(const ConvGeometry& g, const AlgorithmWishes& wishes
   const double weights = pairs * static_cast<double>(best.weight_products());
   const double of_weights = weights * winograd::kWeightCost;
   return static_cast<double>(g.batch) * (best.cost - of_weights) + of_weights +
-         (wishes.transformed ? 0 : weights * 0.5) + layout_cost(g, wishes);
+         (wishes.transformed ? 0 : weights * 0.5) + layout_cost(g, wishes) + kCall;
 }
 
 }  // namespace cost_model
@@ -93,28 +111,33 @@ inline std::optional<ConvAlgorithm> choose_pointwise(const ConvGeometry& g,
   const bool worth = !wishes.high_accuracy && strassen_serves(g) &&
                      g.in_channels >= fewest_inputs && g.out_channels >= fewest_outputs &&
                      g.out_height() * g.out_width() >= 128;
-  const double other =
-      torch ? cost_model::torch_cost(g, wishes) : cost_model::direct_cost(g, wishes);
-  if (worth && cost_model::strassen_cost(g, wishes) < other) return ConvAlgorithm::kStrassen;
-  if (torch) return std::nullopt;
+  const double pointwise = cost_model::direct_cost(g, wishes);
+  const double torchs = torch ? cost_model::torch_cost(g, wishes) : pointwise;
+  if (worth && cost_model::strassen_cost(g, wishes) < torchs) return ConvAlgorithm::kStrassen;
+  if (torchs < pointwise) return std::nullopt;
   return ConvAlgorithm::kPointwise;
+}
+
+// What is faster than torch. By pixels, neighbouring outputs share what they load, and channels
+// fill vectors; planar images have a kernel for stride 1 and would be copied for others.
+inline bool has_depthwise_kernel(const ConvGeometry& g, bool channels_last) {
+  if (!channels_last) return is_dense(g);
+  return g.stride[1] == 1 && g.kernel_width == 3 && g.out_channels >= 16;
 }
 
 // The fastest algorithm for a layer; nullopt is torch's own convolution.
 inline std::optional<ConvAlgorithm> choose_algorithm(const ConvGeometry& g,
                                                      const AlgorithmWishes& wishes) {
   if (pointwise_serves(g)) return choose_pointwise(g, wishes);
-  // Planar images have a kernel for stride 1; for others they would be copied more often than read.
-  if (is_depthwise(g) && (wishes.channels_last || wishes.deterministic || is_dense(g))) {
+  if (is_depthwise(g) && (wishes.deterministic || has_depthwise_kernel(g, wishes.channels_last))) {
     return ConvAlgorithm::kDirect;
   }
   double fastest = cost_model::direct_cost(g, wishes);
   std::optional<ConvAlgorithm> choice = ConvAlgorithm::kDirect;
   if (!wishes.deterministic) {
-    // Groups, few channels and large kernels are torch's domain, too: there `direct` is slower
-    // than its count of products says.
-    fastest = cost_model::torch_cost(g, wishes);
-    choice = std::nullopt;
+    const double torchs = cost_model::torch_cost(g, wishes);
+    if (torchs < fastest) choice = std::nullopt;
+    fastest = std::min(fastest, torchs);
   }
   if (winograd_serves(g) && cost_model::winograd_cost(g, wishes) < fastest) {
     return wishes.high_accuracy ? ConvAlgorithm::kWinogradHigh : ConvAlgorithm::kWinograd;

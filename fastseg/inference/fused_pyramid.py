@@ -49,9 +49,12 @@ class FusedPyramid(FusedForward):
             return None
         for conv in self.convs:
             tensors = conv.tensors()
-            if not conv.serves(input, None, tensors):
+            if not conv.serves(input, None, tensors) or input.shape[1] != tensors[0].shape[1]:
                 return None
-            folded.append(conv.up_to_date(tensors))
+            of_branch = conv.up_to_date(tensors)
+            if of_branch is None:
+                return None
+            folded.append(of_branch)
         rates = [rate for conv in self.convs if (rate := rate_of(conv)) is not None]
         biases = [f.bias for f in folded if f.bias is not None]
         if len(rates) < len(folded) or len(biases) not in (0, len(folded)):

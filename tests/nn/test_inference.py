@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import sys
 import threading
 
 import pytest
@@ -501,6 +502,53 @@ def test_runs_in_sequences(image, fused):
     torch.testing.assert_close(run(compile_for_inference(model), image), expected, **ROUNDING)
     assert fused() == 5
     assert len(model.forward.parts) == 10
+
+
+# What a call takes beside its kernel. Times would tell of the machine; these numbers do not change.
+
+
+SMALL = {
+    "torch": nn.Conv2d(16, 16, 3, padding=1),
+    "unpacked": nn.Conv2d(3, 8, 3, stride=2, padding=1),
+    "winograd": nn.Conv2d(32, 32, 3, padding=1),
+    "pointwise": nn.Conv2d(32, 64, 1),
+    "depthwise": nn.Conv2d(32, 32, 3, padding=1, groups=32),
+    "norm": ConvNormReLU(16, 16, kernel_size=1),
+}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_calls_of_a_small_layer(kind):
+    layer = compile_for_inference(copy.deepcopy(SMALL[kind]).eval())
+    channels = next(layer.parameters()).shape[1] * getattr(layer, "groups", 1)
+    image = torch.randn(1, channels, 33, 33).to(memory_format=torch.channels_last)
+    run(layer, image)
+    calls = []
+
+    def count(frame, event, argument):
+        if event in ("call", "c_call"):
+            calls.append(frame.f_code.co_name)
+
+    with torch.no_grad():
+        sys.setprofile(count)
+        try:
+            layer(image)
+        finally:
+            sys.setprofile(None)
+    assert calls.count("convolve") > 0
+    assert len(calls) <= 60, calls
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_what_is_known_of_a_size_is_not_asked_again(kind, monkeypatch):
+    layer = compile_for_inference(copy.deepcopy(SMALL[kind]).eval())
+    channels = next(layer.parameters()).shape[1] * getattr(layer, "groups", 1)
+    image = torch.randn(1, channels, 33, 33).to(memory_format=torch.channels_last)
+    expected = run(layer, image)
+    monkeypatch.setattr(FusedConv, "plan", None)
+    torch.testing.assert_close(run(layer, image), expected)
+    with pytest.raises(TypeError):
+        run(layer, image[:, :, 1:])
 
 
 # Threads, graphs
