@@ -41,6 +41,11 @@ inline double direct_products(const ConvGeometry& g) {
          seen_taps(g.width, g.out_width(), g.kernel_width, g.rate[1], g.stride[1], g.padding[2]);
 }
 
+inline double all_products(const ConvGeometry& g) {
+  return static_cast<double>(g.batch) * static_cast<double>(g.group_inputs() * g.taps()) *
+         static_cast<double>(g.out_channels) * static_cast<double>(g.out_height() * g.out_width());
+}
+
 // Copies of planar images by pixels and back.
 inline double layout_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
   if (wishes.channels_last) return 0;
@@ -63,9 +68,11 @@ inline double torch_call_cost(const ConvGeometry& g, const AlgorithmWishes& wish
 }
 
 inline double torch_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
-  // 215 GFLOP/s; planar images of larger rates are unfolded first.
+  // 215 GFLOP/s. In planar images torch multiplies padding, too, and unfolds those of larger rates
+  // first.
   const bool unfolded = !wishes.channels_last && std::max(g.rate[0], g.rate[1]) > 8;
-  return direct_products(g) * (2 / 215.0) * (unfolded ? 1.3 : 1) + torch_call_cost(g, wishes);
+  const double products = wishes.channels_last ? direct_products(g) : all_products(g);
+  return products * (2 / 215.0) * (unfolded ? 1.3 : 1) + torch_call_cost(g, wishes);
 }
 
 // Whole panels of output channels, and for each pixel and tap what its channels share.

@@ -1,15 +1,20 @@
 """A convolution with what follows it, on weights that are folded and transformed beforehand."""
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import fastseg._C
+from fastseg.inference.conv_modules import (
+    Conv,
+    geometry_of,
+    is_convolution_turned_round,
+    weight_of,
+    weight_shape_of,
+)
 from fastseg.inference.parameter_watch import ParameterWatch
-from fastseg.nn import DilatedConv2d
 from fastseg.ops.conv_geometry import ConvGeometry
 from fastseg.ops.dilated_conv import (
     TORCH,
@@ -27,7 +32,6 @@ from fastseg.ops.dilated_conv import (
     weight_layout,
 )
 
-Conv: TypeAlias = nn.Conv2d | DilatedConv2d
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 MOST_FORMS = 4  # of one layer's weights that are kept; each may be four times their size
 MOST_PLANS = 64
@@ -76,7 +80,7 @@ class FoldedWeights:
 
 def folded_weight(conv: Conv, scale: Tensor | None) -> Tensor:
     """float32 where a norm is folded in."""
-    weight: Tensor = conv.weight.detach()
+    weight = weight_of(conv)
     return weight if scale is None else (weight.double() * scale[:, None, None, None]).float()
 
 
@@ -191,10 +195,12 @@ class FusedConv:
         return folded
 
     def plan(self, input: Tensor, geometry: ConvGeometry, folded: FoldedWeights) -> Plan | None:
-        """None where the input has not the channels of the weights."""
+        """None where the input has not the channels of the weights, or a stride was changed."""
         conv, size = self.conv, (input.shape[2], input.shape[3])
-        weight_shape = tuple(conv.weight.shape)
-        if input.shape[1] != weight_shape[1] * conv_groups(conv):
+        if isinstance(conv, nn.ConvTranspose2d) and not is_convolution_turned_round(conv):
+            return None
+        weight_shape = weight_shape_of(conv)
+        if input.shape[1] != weight_shape[1] * geometry.groups:
             return None
         convert = self.settings.channels_last and not is_channels_last(input)
         if convert:
@@ -210,7 +216,8 @@ class FusedConv:
             True,
             fastseg._C.instruction_set(),
         )
-        bare = Layer(input, conv.weight, None, None, geometry, "none")
+        of_its_shape = input.new_empty(()).expand(weight_shape)
+        bare = Layer(input, of_its_shape, None, None, geometry, "none")
         convolve: Convolve
         if algorithm == TORCH and can_prepack(bare) and is_worth_prepacking(bare):
             packed = folded.form(
@@ -248,36 +255,6 @@ def is_worth_prepacking(layer: Layer) -> bool:
     _, channels, *size = layer.output_shape()
     products = channels * size[0] * size[1] * layer.input.shape[0] * layer.weight[0].numel()
     return layer.geometry.groups > 1 or products >= PREPACKED_FROM
-
-
-def conv_groups(conv: Conv) -> int:
-    return conv.geometry.groups if isinstance(conv, DilatedConv2d) else conv.groups
-
-
-def geometry_of(conv: Conv) -> ConvGeometry:
-    if isinstance(conv, DilatedConv2d):
-        return conv.geometry
-    sizes: Any = conv.kernel_size, conv.dilation, conv.padding, conv.stride, conv.groups
-    return geometry_from(*sizes)
-
-
-@lru_cache(maxsize=1024)
-def geometry_from(
-    kernel_size: tuple[int, int],
-    dilation: tuple[int, int],
-    padding: Any,
-    stride: tuple[int, int],
-    groups: int,
-) -> ConvGeometry:
-    """Of the attributes of ``torch.nn.Conv2d``."""
-    return ConvGeometry.of(
-        "compile_for_inference",
-        kernel_size,
-        rate=dilation,
-        padding=padding,
-        stride=stride,
-        groups=groups,
-    )
 
 
 def is_plain_input(input: object) -> bool:
