@@ -93,9 +93,20 @@ CASES = [
     case_of("v3+ depthwise r2", (728, 728), 65, rate=2, depthwise=True),
     case_of("v3+ depthwise r12", (2048, 2048), 33, rate=12, depthwise=True),
     case_of("v3+ depthwise", (256, 256), 129, depthwise=True),
+    case_of("v3+ depthwise s2", (144, 144), 129, stride=2, depthwise=True),
     # Below 0.2 ms, where 20 us may be added.
     case_of("small", (64, 64), 9, None),
     case_of("small 1x1", (64, 64), 9, None, kernel=1),
+    case_of("small", (32, 32), 33, None),
+    case_of("small", (8, 8), 33, None),
+    case_of("small s2", (3, 16), 33, None, stride=2),
+    *(
+        case_of("small 1x1", channels, size, None, kernel=1)
+        for channels, size in (((64, 256), 17), ((256, 64), 17), ((24, 144), 33), ((8, 8), 33))
+    ),
+    case_of("small depthwise", (96, 96), 17, None, depthwise=True),
+    case_of("small depthwise", (144, 144), 33, None, depthwise=True),
+    case_of("small depthwise s2", (96, 96), 33, None, stride=2, depthwise=True),
 ]
 
 

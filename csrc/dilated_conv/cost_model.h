@@ -41,6 +41,15 @@ inline double direct_products(const ConvGeometry& g) {
          seen_taps(g.width, g.out_width(), g.kernel_width, g.rate[1], g.stride[1], g.padding[2]);
 }
 
+inline double outputs_of(const ConvGeometry& g) {
+  return static_cast<double>(g.batch) * static_cast<double>(g.out_channels) *
+         static_cast<double>(g.out_height() * g.out_width());
+}
+
+inline double all_products(const ConvGeometry& g) {
+  return outputs_of(g) * static_cast<double>(g.group_inputs() * g.taps());
+}
+
 // Copies of planar images by pixels and back.
 inline double layout_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
   if (wishes.channels_last) return 0;
@@ -50,27 +59,40 @@ inline double layout_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) 
               static_cast<double>(g.out_height() * g.out_width()));
 }
 
-inline double outputs_of(const ConvGeometry& g) {
-  return static_cast<double>(g.batch) * static_cast<double>(g.out_channels) *
-         static_cast<double>(g.out_height() * g.out_width());
+// Of any call of ours.
+constexpr double kCall = 13e3;
+
+// oneDNN's operator on prepacked weights takes its time before it begins; for the smallest layers
+// fastseg.inference calls the plain one.
+constexpr double kPrepackedFrom = 2e5;  // products
+inline double torch_call_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
+  const bool prepacked = wishes.channels_last && wishes.transformed &&
+                         (g.groups > 1 || direct_products(g) >= kPrepackedFrom);
+  return prepacked ? 28e3 : 12e3;
 }
 
 inline double torch_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
-  // 215 GFLOP/s; planar images of larger rates are unfolded first. Outputs from 32 MiB on are fresh
-  // pages in each call: beyond that size glibc's malloc keeps nothing.
-  const bool unfolded = !wishes.channels_last && std::max(g.rate[0], g.rate[1]) > 8;
+  // 215 GFLOP/s. In planar images torch multiplies padding, too, and unfolds those of larger rates
+  // first. Outputs from 32 MiB on are fresh pages in each call: glibc's malloc keeps none so large.
   constexpr double kFreshFrom = double{8 << 20};
+  const bool unfolded = !wishes.channels_last && std::max(g.rate[0], g.rate[1]) > 8;
+  const double products = wishes.channels_last ? direct_products(g) : all_products(g);
   const double outputs = outputs_of(g);
-  return direct_products(g) * (2 / 215.0) * (unfolded ? 1.3 : 1) +
-         (outputs >= kFreshFrom ? outputs * 1.1 : 0);
+  return products * (2 / 215.0) * (unfolded ? 1.3 : 1) +
+         (outputs >= kFreshFrom ? outputs * 1.1 : 0) + torch_call_cost(g, wishes);
 }
 
+// Whole panels of output channels, and for each pixel and tap what its channels share.
 inline double direct_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
   const double weights =
       static_cast<double>(g.out_channels) * static_cast<double>(g.group_inputs() * g.taps());
-  const bool gathered = g.taps() > 1 && g.group_inputs() < 48;  // pixels are copied together first
-  return direct_products(g) * (2 / 195.0) + weights * (wishes.transformed ? 0.16 : 1) +
-         (gathered ? outputs_of(g) * 0.35 : 0) + layout_cost(g, wishes);
+  const double panels = static_cast<double>((g.group_outputs() + 15) / 16 * 16) /
+                        static_cast<double>(g.group_outputs());
+  const double pixels_and_taps = static_cast<double>(g.batch * g.groups) *
+                                 static_cast<double>(g.out_height()) *
+                                 static_cast<double>(g.out_width()) * static_cast<double>(g.taps());
+  return direct_products(g) * panels * (2 / 195.0) + pixels_and_taps * 3.2 +
+         weights * (wishes.transformed ? 0.16 : 1) + layout_cost(g, wishes) + kCall;
 }
 
 // Seven eighths of the products, and sums of halves of the input and the output.
@@ -80,7 +102,7 @@ inline double strassen_cost(const ConvGeometry& g, const AlgorithmWishes& wishes
   const double channels = static_cast<double>(g.in_channels + g.out_channels);
   const double weights = static_cast<double>(g.in_channels) * static_cast<double>(g.out_channels);
   return direct_products(g) * (0.875 * 2 / 212.0) + pixels * channels * 0.05 +
-         weights * (wishes.transformed ? 0.28 : 3) + layout_cost(g, wishes);
+         weights * (wishes.transformed ? 0.28 : 3) + layout_cost(g, wishes) + kCall;
 }
 
 inline double winograd_cost(const ConvGeometry& g, const AlgorithmWishes& wishes) {
@@ -89,7 +111,7 @@ inline double winograd_cost(const ConvGeometry& g, const AlgorithmWishes& wishes
   const double weights = pairs * static_cast<double>(best.weight_products());
   const double of_weights = weights * winograd::kWeightCost;
   return static_cast<double>(g.batch) * (best.cost - of_weights) + of_weights +
-         (wishes.transformed ? 0 : weights * 0.5) + layout_cost(g, wishes);
+         (wishes.transformed ? 0 : weights * 0.5) + layout_cost(g, wishes) + kCall;
 }
 
 }  // namespace cost_model
@@ -103,30 +125,35 @@ inline std::optional<ConvAlgorithm> choose_pointwise(const ConvGeometry& g,
                      std::min(g.in_channels, g.out_channels) >= fewest &&
                      g.in_channels + g.out_channels >= fewest_of_both &&
                      g.out_height() * g.out_width() >= 128;
-  const double own = cost_model::direct_cost(g, wishes);
-  const double other = torch ? std::min(own, cost_model::torch_cost(g, wishes)) : own;
-  if (worth && cost_model::strassen_cost(g, wishes) < other) return ConvAlgorithm::kStrassen;
-  if (other < own) return std::nullopt;
+  const double pointwise = cost_model::direct_cost(g, wishes);
+  const double torchs = torch ? cost_model::torch_cost(g, wishes) : pointwise;
+  if (worth && cost_model::strassen_cost(g, wishes) < std::min(torchs, pointwise)) {
+    return ConvAlgorithm::kStrassen;
+  }
+  if (torchs < pointwise) return std::nullopt;
   return ConvAlgorithm::kPointwise;
+}
+
+// What is faster than torch. By pixels, neighbouring outputs share what they load, and channels
+// fill vectors; planar images have a kernel for stride 1 and would be copied for others.
+inline bool has_depthwise_kernel(const ConvGeometry& g, bool channels_last) {
+  if (!channels_last) return is_dense(g);
+  return g.stride[1] == 1 && g.kernel_width == 3 && g.out_channels >= 16;
 }
 
 // The fastest algorithm for a layer; nullopt is torch's own convolution.
 inline std::optional<ConvAlgorithm> choose_algorithm(const ConvGeometry& g,
                                                      const AlgorithmWishes& wishes) {
   if (pointwise_serves(g)) return choose_pointwise(g, wishes);
-  // Planar images have a kernel for stride 1; for others they would be copied more often than read.
-  if (is_depthwise(g) && (wishes.channels_last || wishes.deterministic || is_dense(g))) {
+  if (is_depthwise(g) && (wishes.deterministic || has_depthwise_kernel(g, wishes.channels_last))) {
     return ConvAlgorithm::kDirect;
   }
   double fastest = cost_model::direct_cost(g, wishes);
   std::optional<ConvAlgorithm> choice = ConvAlgorithm::kDirect;
-  // Planar images, groups and large kernels are torch's domain: there `direct` is slower than its
-  // count of products says.
-  const bool plain = wishes.channels_last && g.groups == 1 && g.taps() <= 9;
-  const double torch = cost_model::torch_cost(g, wishes);
-  if (!wishes.deterministic && (torch < fastest || !plain)) {
-    fastest = torch;
-    choice = std::nullopt;
+  if (!wishes.deterministic) {
+    const double torchs = cost_model::torch_cost(g, wishes);
+    if (torchs < fastest) choice = std::nullopt;
+    fastest = std::min(fastest, torchs);
   }
   if (winograd_serves(g) && cost_model::winograd_cost(g, wishes) < fastest) {
     return wishes.high_accuracy ? ConvAlgorithm::kWinogradHigh : ConvAlgorithm::kWinograd;

@@ -46,7 +46,13 @@ Tensor convolve(const Layer& layer, const ConvWeight& weight) {
                          layer.residual ? view_of(*layer.residual) : Image<const void>{},
                          layer.relu,
                          mutable_view_of(output)};
-  with_torch_crew([&] { kernels().convolve(call, torch_threads()); });
+  // For less work calling the threads together takes longer than they would save.
+  const double alone = is_depthwise(g) ? 2e5 : 1e6;
+  if (cost_model::direct_products(g) < alone) {
+    kernels().convolve(call, serial());
+  } else {
+    with_torch_crew([&] { kernels().convolve(call, torch_threads()); });
+  }
   return output;
 }
 
@@ -143,22 +149,27 @@ Tensor to_channels_last(const Tensor& image) {
 
 Tensor dilated_conv2d_transformed(const Tensor& input, const Tensor& transformed,
                                   std::optional<Tensor> bias, std::optional<Tensor> residual,
-                                  std::vector<int64_t> weight_shape, std::vector<int64_t> rate,
-                                  std::vector<int64_t> padding, std::vector<int64_t> stride,
-                                  int64_t groups, Text activation, Text algorithm) {
+                                  std::vector<int64_t> weight_and_geometry, Text activation,
+                                  Text algorithm) {
   const char* op = "dilated_conv2d_transformed";
   return with_error_kinds(op, [&] {
     Layer layer = {input, bias, residual, {}, {}, {}};
     const ArgumentInfo info = info_of("transformed", transformed);
-    const ConvArguments arguments = {info_of("input", input),
-                                     {"weight_shape", weight_shape, ScalarType::kFloat32, ""},
-                                     optional_info("bias", bias),
-                                     optional_info("residual", residual),
-                                     rate,
-                                     padding,
-                                     stride,
-                                     groups,
-                                     algorithm.value};
+    raise_if(check_layer_size(op, weight_and_geometry));
+    auto next = weight_and_geometry.begin();
+    const auto take = [&](int count) {
+      next += count;
+      return std::vector<int64_t>(next - count, next);
+    };
+    ConvArguments arguments = {info_of("input", input),
+                               {"weight_shape", take(4), ScalarType::kFloat32, ""},
+                               optional_info("bias", bias),
+                               optional_info("residual", residual)};
+    arguments.rate = take(2);
+    arguments.padding = take(4);
+    arguments.stride = take(2);
+    arguments.groups = *next;
+    arguments.algorithm = std::move(algorithm.value);
     raise_if(check_activation(op, activation.value, &layer.relu));
     raise_if(check_transformable(op, arguments.input));
     raise_if(check_dilated_conv2d(op, arguments, &layer.geometry, &layer.algorithm));
@@ -206,8 +217,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastseg, m) {
       "int[2] stride, int groups, str algorithm) -> Tensor");
   m.def(
       "dilated_conv2d_transformed(Tensor input, Tensor transformed, Tensor? bias, "
-      "Tensor? residual, int[4] weight_shape, int[2] rate, int[4] padding, int[2] stride, "
-      "int groups, str activation, str algorithm) -> Tensor");
+      "Tensor? residual, int[] weight_and_geometry, str activation, str algorithm) -> Tensor");
   m.def(
       "dilated_conv2d_layout(int[2] input_size, int[] weight_shape, int[2] rate, int[4] padding, "
       "int[2] stride, int groups, str algorithm) -> str");

@@ -1,5 +1,8 @@
 #include "dilated_conv_check.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "winograd_plan.h"
 
 namespace fastseg {
@@ -25,8 +28,9 @@ Error check_list(const char* op, const char* name, const std::vector<int64_t>& v
     return value_error(op, ": ", name, " must have ", length, " entries, got ", values.size());
   }
   for (size_t i = 0; i < length; ++i) {
-    FASTSEG_RETURN_IF_ERROR(check_between(op, std::string(name) + "[" + std::to_string(i) + "]",
-                                          values[i], low, kLargest));
+    if (values[i] >= low && values[i] <= kLargest) continue;
+    return check_between(op, std::string(name) + "[" + std::to_string(i) + "]", values[i], low,
+                         kLargest);
   }
   return {};
 }
@@ -108,6 +112,13 @@ Error check_input_size(const char* op, const std::vector<int64_t>& input_size) {
   return check_list(op, "input_size", input_size, 2, 0);
 }
 
+Error check_layer_size(const char* op, const std::vector<int64_t>& weight_and_geometry) {
+  constexpr size_t kEntries = 4 + 2 + 4 + 2 + 1;
+  if (weight_and_geometry.size() == kEntries) return {};
+  return value_error(op, ": weight_and_geometry must have ", kEntries, " entries, got ",
+                     weight_and_geometry.size());
+}
+
 Error check_transformed(const char* op, const ArgumentInfo& transformed, const float* values,
                         const ConvGeometry& geometry, ConvAlgorithm algorithm) {
   const PackedLayout layout = packed_layout(geometry, algorithm);
@@ -163,13 +174,13 @@ Error check_conv_geometry(const char* op, const ConvArguments& arguments, ConvGe
 
 Error check_algorithm(const char* op, const std::string& name, const ConvGeometry& geometry,
                       ConvAlgorithm* algorithm) {
-  const NamedAlgorithm* found = nullptr;
-  std::string names;
-  for (const auto& known : kAlgorithms) {
-    if (name == known.name) found = &known;
-    names += (names.empty() ? "'" : ", '") + std::string(known.name) + "'";
-  }
-  if (found == nullptr) {
+  const auto found = std::find_if(std::begin(kAlgorithms), std::end(kAlgorithms),
+                                  [&](const NamedAlgorithm& known) { return name == known.name; });
+  if (found == std::end(kAlgorithms)) {
+    std::string names;
+    for (const auto& known : kAlgorithms) {
+      names += (names.empty() ? "'" : ", '") + std::string(known.name) + "'";
+    }
     return value_error(op, ": algorithm must be one of ", names, ", got '", name, "'");
   }
   *algorithm = found->value;

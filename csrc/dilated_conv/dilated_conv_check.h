@@ -37,6 +37,9 @@ Error check_transformable(const char* op, const ArgumentInfo& argument);
 
 Error check_input_size(const char* op, const std::vector<int64_t>& input_size);
 
+// One list, which costs a call less than five: weight shape, rate, padding, stride and groups.
+Error check_layer_size(const char* op, const std::vector<int64_t>& weight_and_geometry);
+
 // That `transformed`, whose values are at `values`, was made for this layer.
 Error check_transformed(const char* op, const ArgumentInfo& transformed, const float* values,
                         const ConvGeometry& geometry, ConvAlgorithm algorithm);

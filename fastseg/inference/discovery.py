@@ -6,7 +6,8 @@ from typing import TypeGuard
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastseg.inference.fused_conv import Conv, FusedConv, Settings, has_hooks
+from fastseg.inference.conv_modules import Conv, is_convolution_turned_round
+from fastseg.inference.fused_conv import FusedConv, Settings, has_hooks
 from fastseg.inference.fused_forward import (
     FusedBlock,
     FusedForward,
@@ -89,6 +90,9 @@ def is_conv(module: object) -> TypeGuard[Conv]:
     if isinstance(module, nn.Conv2d) and type(module).forward is nn.Conv2d.forward:
         known = type(module)._conv_forward is nn.Conv2d._conv_forward
         return known and module.padding_mode == "zeros" and is_plain(module)
+    if isinstance(module, nn.ConvTranspose2d):
+        known = type(module).forward is nn.ConvTranspose2d.forward
+        return known and is_convolution_turned_round(module) and is_plain(module)
     return (
         isinstance(module, DilatedConv2d)
         and type(module).forward is DilatedConv2d.forward

@@ -1,35 +1,41 @@
 """A convolution with what follows it, on weights that are folded and transformed beforehand."""
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import fastseg._C
+from fastseg.inference.conv_modules import (
+    Conv,
+    geometry_of,
+    is_convolution_turned_round,
+    weight_of,
+    weight_shape_of,
+)
 from fastseg.inference.parameter_watch import ParameterWatch
-from fastseg.nn import DilatedConv2d
 from fastseg.ops.conv_geometry import ConvGeometry
 from fastseg.ops.dilated_conv import (
     TORCH,
+    Convolve,
     Layer,
     can_prepack,
     chosen_algorithm,
-    convolve_transformed,
     is_channels_last,
     prepack,
-    run_prepacked,
+    prepacked_call,
     run_torch,
     to_channels_last,
     transform_weight,
+    transformed_call,
     weight_layout,
 )
 
-Conv: TypeAlias = nn.Conv2d | DilatedConv2d
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 MOST_FORMS = 4  # of one layer's weights that are kept; each may be four times their size
 MOST_PLANS = 64
+PREPACKED_FROM = 200_000  # products, as the cost model has it
 
 
 class Settings(NamedTuple):
@@ -43,8 +49,11 @@ class Settings(NamedTuple):
 class Plan(NamedTuple):
     """How inputs of one shape and format are convolved."""
 
+    geometry: ConvGeometry
     algorithm: str
-    weight: Tensor  # in the form that the algorithm reads
+    convolve: Convolve
+    to_channels_last: bool  # whether the input is brought there first
+    output_shape: tuple[int, ...]
 
 
 class FoldedWeights:
@@ -71,7 +80,7 @@ class FoldedWeights:
 
 def folded_weight(conv: Conv, scale: Tensor | None) -> Tensor:
     """float32 where a norm is folded in."""
-    weight: Tensor = conv.weight.detach()
+    weight = weight_of(conv)
     return weight if scale is None else (weight.double() * scale[:, None, None, None]).float()
 
 
@@ -118,80 +127,88 @@ class FusedConv:
         self.folded = None
 
     def tensors(self) -> list[Tensor]:
-        """All that the result depends on, beside the input."""
+        """All that the result depends on, beside the input; the weight first."""
         conv, norm = self.conv._parameters, self.norm
         found: list[Tensor | None] = [conv["weight"], conv["bias"]]
         if norm is not None:
             found += [*norm._parameters.values(), *norm._buffers.values()]
         return [tensor for tensor in found if tensor is not None]
 
+    # Called for every layer of a model: what small ones take beside their kernel is what is here.
     def __call__(self, input: Tensor, residual: Tensor | None, relu: bool) -> Tensor | None:
         """What the modules would give but for rounding; None where only they can tell."""
         tensors = self.tensors()
         if not self.serves(input, residual, tensors):
             return None
-        geometry, shape = geometry_of(self.conv), self.conv.weight.shape
-        if residual is not None:
-            size = geometry.output_size(input.shape[2:], shape[2:])
-            if residual.shape != (input.shape[0], shape[0], *size):
-                return None  # broadcast
         folded = self.up_to_date(tensors)
-        if self.settings.channels_last and not is_channels_last(input):
-            input = to_channels_last(input)
-        channels_last = is_channels_last(input)
-        key = (
-            *(input.shape, input.stride(), input.dtype),
-            *(geometry, fastseg._C.instruction_set()),
-        )
+        if folded is None:
+            return None
+        geometry = geometry_of(self.conv)
+        key = input.shape, input.stride(), input.dtype, fastseg._C.instruction_set()
         plan = folded.plans.get(key)
-        if plan is None:
-            plan = self.plan(input, geometry, channels_last, folded)
+        if plan is None or plan.geometry != geometry:
+            plan = self.plan(input, geometry, folded)
+            if plan is None:
+                return None
             if len(folded.plans) >= MOST_PLANS:
                 folded.plans = {}
             folded.plans[key] = plan
-        layer = Layer(
-            input, plan.weight, folded.bias, residual, geometry, "relu" if relu else "none"
-        )
-        if plan.algorithm == TORCH:
-            return run_prepacked(layer) if plan.weight.is_mkldnn else run_torch(layer)
-        return convolve_transformed(layer, shape, plan.algorithm)
+        if residual is not None and residual.shape != plan.output_shape:
+            return None  # broadcast
+        if plan.to_channels_last:
+            input = to_channels_last(input)
+        return plan.convolve(input, folded.bias, residual, "relu" if relu else "none")
 
-    def up_to_date(self, tensors: list[Tensor]) -> FoldedWeights:
+    def serves(self, input: Tensor, residual: Tensor | None, tensors: list[Tensor]) -> bool:
+        """Whether these inputs can be served as long as the weights can; shapes are not judged."""
+        conv, norm = self.conv, self.norm
+        if conv.training or (norm is not None and norm.training):
+            self.forget()  # what trains may write in ways that no one counts
+            return False
+        if has_hooks(conv):
+            return False
+        if norm is not None and (has_hooks(norm) or norm._buffers["running_var"] is None):
+            return False
+        if not is_plain_input(input) or input.dtype != tensors[0].dtype:
+            return False
+        if residual is not None and not (
+            is_plain_input(residual) and residual.dtype == input.dtype
+        ):
+            return False
+        if torch.is_grad_enabled():
+            images = [input] if residual is None else [input, residual]
+            if any(tensor.requires_grad for tensor in images + tensors):
+                self.forget()  # the next step of an optimiser may be such a way
+                return False
+        return True
+
+    def up_to_date(self, tensors: list[Tensor]) -> FoldedWeights | None:
+        """None for weights on other devices, and for those that count no changes."""
         folded = self.folded
         eps = None if self.norm is None else self.norm.eps
         if folded is None or folded.eps != eps or not folded.watch.unchanged(tensors):
+            if not all(tensor.is_cpu and not tensor.is_inference() for tensor in tensors):
+                return None
             with torch.inference_mode(False), torch.no_grad():
                 folded = FoldedWeights(tensors, self.conv, self.norm)
             self.folded = folded
         return folded
 
-    def serves(self, input: Tensor, residual: Tensor | None, tensors: list[Tensor]) -> bool:
-        conv, norm = self.conv, self.norm
-        if conv.training or (norm is not None and norm.training):
-            self.forget()  # what trains may write in ways that no one counts
-            return False
-        if has_hooks(conv) or (norm is not None and (has_hooks(norm) or norm.running_var is None)):
-            return False
-        if not is_plain_input(input) or not (residual is None or is_plain_input(residual)):
-            return False
-        weight = tensors[0]
-        if weight.dtype != input.dtype or input.shape[1] != weight.shape[1] * conv_groups(conv):
-            return False
-        if residual is not None and residual.dtype != input.dtype:
-            return False
-        images = [input] if residual is None else [input, residual]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in images + tensors):
-            self.forget()  # the next step of an optimiser may be such a way
-            return False
-        return all(tensor.is_cpu and not tensor.is_inference() for tensor in tensors)
-
-    def plan(
-        self, input: Tensor, geometry: ConvGeometry, channels_last: bool, folded: FoldedWeights
-    ) -> Plan:
+    def plan(self, input: Tensor, geometry: ConvGeometry, folded: FoldedWeights) -> Plan | None:
+        """None where the input has not the channels of the weights, or a stride was changed."""
         conv, size = self.conv, (input.shape[2], input.shape[3])
+        if isinstance(conv, nn.ConvTranspose2d) and not is_convolution_turned_round(conv):
+            return None
+        weight_shape = weight_shape_of(conv)
+        if input.shape[1] != weight_shape[1] * geometry.groups:
+            return None
+        convert = self.settings.channels_last and not is_channels_last(input)
+        if convert:
+            input = to_channels_last(input)
+        channels_last = is_channels_last(input)
         algorithm = chosen_algorithm(
             tuple(input.shape),
-            tuple(conv.weight.shape),
+            weight_shape,
             geometry,
             channels_last,
             self.settings.accuracy,
@@ -199,59 +216,45 @@ class FusedConv:
             True,
             fastseg._C.instruction_set(),
         )
-        bare = Layer(input, conv.weight, None, None, geometry, "none")
-        if algorithm == TORCH and can_prepack(bare):
-            key: tuple[Any, ...] = ("oneDNN", geometry, input.shape)
-
-            def make(weight: Tensor) -> Tensor:
-                return prepack(weight, geometry, input.shape)
+        of_its_shape = input.new_empty(()).expand(weight_shape)
+        bare = Layer(input, of_its_shape, None, None, geometry, "none")
+        convolve: Convolve
+        if algorithm == TORCH and can_prepack(bare) and is_worth_prepacking(bare):
+            packed = folded.form(
+                conv,
+                ("oneDNN", geometry, input.shape),
+                lambda weight: prepack(weight, geometry, input.shape),
+            )
+            convolve = prepacked_call(packed, geometry)
         elif algorithm == TORCH:
             format = torch.channels_last if channels_last else torch.contiguous_format
-            key = (TORCH, format)
-
-            def make(weight: Tensor) -> Tensor:
-                return weight.to(input.dtype, memory_format=format)
-        else:
-            key = (
-                algorithm,
-                weight_layout(tuple(conv.weight.shape), geometry, size, algorithm),
-                fastseg._C.instruction_set(),
+            ordered = folded.form(
+                conv,
+                (TORCH, format),
+                lambda weight: weight.to(input.dtype, memory_format=format),
             )
 
-            def make(weight: Tensor) -> Tensor:
-                return transform_weight(weight, geometry, size, algorithm)
+            def convolve(
+                input: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str
+            ) -> Tensor:
+                return run_torch(Layer(input, ordered, bias, residual, geometry, activation))
 
-        return Plan(algorithm, folded.form(conv, key, make))
+        else:
+            layout = weight_layout(weight_shape, geometry, size, algorithm)
+            transformed = folded.form(
+                conv,
+                (algorithm, layout, fastseg._C.instruction_set()),
+                lambda weight: transform_weight(weight, geometry, size, algorithm),
+            )
+            convolve = transformed_call(transformed, weight_shape, geometry, algorithm)
+        return Plan(geometry, algorithm, convolve, convert, bare.output_shape())
 
 
-def conv_groups(conv: Conv) -> int:
-    return conv.geometry.groups if isinstance(conv, DilatedConv2d) else conv.groups
-
-
-def geometry_of(conv: Conv) -> ConvGeometry:
-    if isinstance(conv, DilatedConv2d):
-        return conv.geometry
-    sizes: Any = conv.kernel_size, conv.dilation, conv.padding, conv.stride, conv.groups
-    return geometry_from(*sizes)
-
-
-@lru_cache(maxsize=1024)
-def geometry_from(
-    kernel_size: tuple[int, int],
-    dilation: tuple[int, int],
-    padding: Any,
-    stride: tuple[int, int],
-    groups: int,
-) -> ConvGeometry:
-    """Of the attributes of ``torch.nn.Conv2d``."""
-    return ConvGeometry.of(
-        "compile_for_inference",
-        kernel_size,
-        rate=dilation,
-        padding=padding,
-        stride=stride,
-        groups=groups,
-    )
+def is_worth_prepacking(layer: Layer) -> bool:
+    """Whether the time that oneDNN saves is more than what its operator takes to begin."""
+    _, channels, *size = layer.output_shape()
+    products = channels * size[0] * size[1] * layer.input.shape[0] * layer.weight[0].numel()
+    return layer.geometry.groups > 1 or products >= PREPACKED_FROM
 
 
 def is_plain_input(input: object) -> bool:

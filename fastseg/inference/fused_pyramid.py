@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 import fastseg._C
+from fastseg.inference.conv_modules import geometry_of, weight_shape_of
 from fastseg.inference.fused_conv import (
     MOST_FORMS,
     FoldedWeights,
     FusedConv,
     Settings,
     folded_weight,
-    geometry_of,
     has_hooks,
 )
 from fastseg.inference.fused_forward import FusedForward, is_watched
@@ -49,15 +49,19 @@ class FusedPyramid(FusedForward):
             return None
         for conv in self.convs:
             tensors = conv.tensors()
-            if not conv.serves(input, None, tensors):
+            channels = weight_shape_of(conv.conv)[1]
+            if not conv.serves(input, None, tensors) or input.shape[1] != channels:
                 return None
-            folded.append(conv.up_to_date(tensors))
+            of_branch = conv.up_to_date(tensors)
+            if of_branch is None:
+                return None
+            folded.append(of_branch)
         rates = [rate for conv in self.convs if (rate := rate_of(conv)) is not None]
         biases = [f.bias for f in folded if f.bias is not None]
         if len(rates) < len(folded) or len(biases) not in (0, len(folded)):
             return None
         accuracy, size = self.settings.accuracy, (input.shape[2], input.shape[3])
-        shapes = tuple(tuple(conv.conv.weight.shape) for conv in self.convs)
+        shapes = tuple(weight_shape_of(conv.conv) for conv in self.convs)
         layout = weights_layout(shapes, size, tuple(rates), module.combine, accuracy)
         key = (tuple(rates), layout, module.combine, fastseg._C.instruction_set())
         forms = self.forms_of(folded)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from fastseg.inference.fused_conv import Conv, FusedConv, Settings, has_hooks
+from fastseg.inference.conv_modules import Conv
+from fastseg.inference.fused_conv import FusedConv, Settings, has_hooks
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 RELUS = (functional.relu, torch.relu, torch.relu_, functional.relu_)

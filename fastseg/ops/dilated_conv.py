@@ -1,8 +1,8 @@
 """Fused dilated convolution: kernels in csrc/dilated_conv/."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -108,6 +108,10 @@ def dilated_conv2d(
     if algorithm == TORCH and layer.choose(accuracy, True) is None:
         algorithm = "direct"  # says what torch would say in words of its own
     return layer.run(algorithm, needs_grad)
+
+
+Convolve: TypeAlias = Callable[[Tensor, Tensor | None, Tensor | None, str], Tensor]
+"""Of input, bias, residual and activation, on weights that are known beforehand."""
 
 
 class Layer(NamedTuple):
@@ -307,20 +311,23 @@ def prepack(weight: Tensor, geometry: ConvGeometry, input_shape: Sequence[int]) 
     return packed
 
 
-def run_prepacked(layer: Layer) -> Tensor:
-    """torch's convolution on weights from :func:`prepack`, in place of ``layer.weight``."""
-    relu = "relu" if layer.activation == "relu" else None
-    input, weight, bias, residual = layer[:4]
-    geometry = onednn_geometry(layer.geometry)
-    operator = torch.ops.mkldnn._convolution_pointwise
-    output: Tensor
-    if residual is None:
-        output = operator.default(input, weight, bias, *geometry, relu or "none", [], "")
-    else:
-        output = operator.binary(
-            input, residual, weight, bias, *geometry, "add", 1.0, relu, [], None
-        )
-    return output
+def prepacked_call(weight: Tensor, geometry: ConvGeometry) -> Convolve:
+    """torch's convolution on weights from :func:`prepack`."""
+    operator, numbers = torch.ops.mkldnn._convolution_pointwise, onednn_geometry(geometry)
+    plain, binary = operator.default, operator.binary
+
+    def convolve(
+        input: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str
+    ) -> Tensor:
+        output: Tensor
+        if residual is None:
+            output = plain(input, weight, bias, *numbers, activation, [], "")
+        else:
+            last = "relu" if activation == "relu" else None
+            output = binary(input, residual, weight, bias, *numbers, "add", 1.0, last, [], None)
+        return output
+
+    return convolve
 
 
 def onednn_geometry(geometry: ConvGeometry) -> tuple[list[int], list[int], list[int], int]:
@@ -381,11 +388,12 @@ def _(weight: Tensor, *layout) -> Tensor:  # type: ignore[no-untyped-def]
 
 @torch.library.register_fake("fastseg::dilated_conv2d_transformed")
 def _(  # type: ignore[no-untyped-def]
-    input, transformed, bias, residual, weight_shape, rate, padding, stride, *names
+    input, transformed, bias, residual, weight_and_geometry, *names
 ):
-    geometry = ConvGeometry(tuple(rate), tuple(padding), tuple(stride), 1)
-    size = geometry.output_size(input.shape[2:], weight_shape[2:])
-    shape = (input.shape[0], weight_shape[0], *size)
+    channels, _, rows, columns, *rest = weight_and_geometry
+    geometry = ConvGeometry(tuple(rest[:2]), tuple(rest[2:6]), tuple(rest[6:8]), rest[8])
+    size = geometry.output_size(input.shape[2:], (rows, columns))
+    shape = (input.shape[0], channels, *size)
     return input.new_empty(shape).contiguous(memory_format=format_of(input))
 
 
@@ -507,8 +515,24 @@ def to_channels_last(image: Tensor) -> Tensor:
     return copy
 
 
-def convolve_transformed(layer: Layer, weight_shape: Sequence[int], algorithm: str) -> Tensor:
-    """``layer.run(algorithm)`` with transformed weights in the place of ``layer.weight``."""
-    arguments = *layer[:4], weight_shape, *layer.geometry, layer.activation, algorithm
-    output: Tensor = call_plainly(torch.ops.fastseg.dilated_conv2d_transformed.default, arguments)
-    return output
+def weight_and_geometry(weight_shape: Sequence[int], geometry: ConvGeometry) -> list[int]:
+    """A layer in one list, as the operator on transformed weights takes it."""
+    rate, padding, stride, groups = geometry
+    return [*weight_shape, *rate, *padding, *stride, groups]
+
+
+def transformed_call(
+    transformed: Tensor, weight_shape: Sequence[int], geometry: ConvGeometry, algorithm: str
+) -> Convolve:
+    """The convolution on weights from :func:`transform_weight`."""
+    operator = torch.ops.fastseg.dilated_conv2d_transformed.default
+    numbers = weight_and_geometry(weight_shape, geometry)
+
+    def convolve(
+        input: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str
+    ) -> Tensor:
+        arguments = (input, transformed, bias, residual, numbers, activation, algorithm)
+        output: Tensor = call_plainly(operator, arguments)
+        return output
+
+    return convolve

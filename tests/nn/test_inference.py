@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import sys
 import threading
 
 import pytest
@@ -16,7 +17,7 @@ from fastseg.inference import compile_for_inference, undo_compile_for_inference
 from fastseg.inference.fused_conv import FusedConv
 from fastseg.inference.fused_forward import FusedForward
 from fastseg.inference.fused_pyramid import FusedPyramid
-from fastseg.nn import ASPP, ConvNormReLU, DilatedConv2d
+from fastseg.nn import ASPP, ConvNormReLU, DilatedConv2d, TransposedConv2d
 
 ROUNDING = dict(rtol=1e-4, atol=1e-4)
 
@@ -464,7 +465,7 @@ def test_what_is_left_alone(image):
     replaced = nn.Conv2d(3, 3, 3)
     replaced.forward = lambda input: input
     parts = [parametrized, normalized, replaced, OwnForward(3, 3, 3), OwnConvolution(3, 3, 3)]
-    parts += [nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), nn.ConvTranspose2d(3, 3, 3)]
+    parts += [nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), nn.ConvTranspose2d(3, 3, 3, 2)]
     model = nn.Sequential(*[m for part in parts for m in (part, nn.BatchNorm2d(3))]).eval()
     expected = run(model, image)
     compile_for_inference(model)
@@ -501,6 +502,128 @@ def test_runs_in_sequences(image, fused):
     torch.testing.assert_close(run(compile_for_inference(model), image), expected, **ROUNDING)
     assert fused() == 5
     assert len(model.forward.parts) == 10
+
+
+# Transposed convolutions
+
+
+class Deconv(nn.Module):
+    """As DeconvNet has them."""
+
+    def __init__(self, **geometry) -> None:
+        super().__init__()
+        self.deconv = TransposedConv2d(16, 32, **geometry)
+        self.norm = nn.BatchNorm2d(32)
+
+    def forward(self, input):
+        return self.norm(self.deconv(input)).relu()
+
+
+TRANSPOSED = {
+    "3x3": dict(kernel_size=3, padding=1),
+    "7x7": dict(kernel_size=7),
+    "border": dict(kernel_size=3, padding=2, bias=False),
+    "per-axis": dict(kernel_size=(3, 2), padding=(1, 0), rate=(2, 1)),
+    "groups": dict(kernel_size=3, padding=1, groups=4),
+}
+
+
+@pytest.mark.parametrize(
+    ("geometry", "size"), [*((name, (9, 11)) for name in TRANSPOSED), ("7x7", (1, 1))]
+)
+def test_transposed_convolution(geometry, size, fused):
+    model = compile_for_inference(Deconv(**TRANSPOSED[geometry]).eval())
+    image = torch.randn(2, 16, *size)
+    assert_follows(model, image)
+    assert fused() == 1
+    with torch.no_grad():
+        model.deconv.weight.mul_(-2)
+        model.norm.running_var.add_(1)
+    assert_follows(model, image)
+    assert fused() == 1
+
+
+def test_transposed_convolution_alone(fused):
+    model = compile_for_inference(TransposedConv2d(8, 4, kernel_size=3, padding=1).eval())
+    image = torch.randn(1, 8, 6, 7)
+    assert_follows(model, image)
+    assert fused() == 1
+    torch.testing.assert_close(run(model, image[0]), run(model, image)[0], **ROUNDING)
+    fused()
+    with pytest.raises(RuntimeError, match="channels"):
+        run(model, image[:, 1:])
+    assert fused() == 0
+    with torch.no_grad():  # torch knows what it refuses
+        torch.testing.assert_close(model(image, output_size=(6, 7)), model(image), **ROUNDING)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        dict(kernel_size=2, stride=2),
+        dict(kernel_size=3, stride=2, padding=1, output_padding=1),
+        dict(kernel_size=3, padding=3),
+    ],
+)
+def test_transposed_convolutions_that_are_none(geometry):
+    model = compile_for_inference(Deconv(**geometry).eval())
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_stride_that_a_transposed_convolution_gets_later(fused):
+    model = compile_for_inference(TransposedConv2d(8, 4, kernel_size=3, padding=1).eval())
+    image = torch.randn(1, 8, 6, 7)
+    run(model, image)
+    model.stride = (2, 2)
+    assert run(model, image).shape == (1, 4, 11, 13)
+    assert_follows(model, image)
+
+
+# What a call takes beside its kernel. Times would tell of the machine; these numbers do not change.
+
+
+SMALL = {
+    "torch": nn.Conv2d(16, 16, 3, padding=1),
+    "unpacked": nn.Conv2d(3, 8, 3, stride=2, padding=1),
+    "winograd": nn.Conv2d(32, 32, 3, padding=1),
+    "pointwise": nn.Conv2d(32, 64, 1),
+    "depthwise": nn.Conv2d(32, 32, 3, padding=1, groups=32),
+    "norm": ConvNormReLU(16, 16, kernel_size=1),
+}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_calls_of_a_small_layer(kind):
+    layer = compile_for_inference(copy.deepcopy(SMALL[kind]).eval())
+    channels = next(layer.parameters()).shape[1] * getattr(layer, "groups", 1)
+    image = torch.randn(1, channels, 33, 33).to(memory_format=torch.channels_last)
+    run(layer, image)
+    calls = []
+
+    def count(frame, event, argument):
+        if event in ("call", "c_call"):
+            calls.append(frame.f_code.co_name)
+
+    with torch.no_grad():
+        sys.setprofile(count)
+        try:
+            layer(image)
+        finally:
+            sys.setprofile(None)
+    assert calls.count("convolve") > 0
+    assert len(calls) <= 60, calls
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_what_is_known_of_a_size_is_not_asked_again(kind, monkeypatch):
+    layer = compile_for_inference(copy.deepcopy(SMALL[kind]).eval())
+    channels = next(layer.parameters()).shape[1] * getattr(layer, "groups", 1)
+    image = torch.randn(1, channels, 33, 33).to(memory_format=torch.channels_last)
+    expected = run(layer, image)
+    monkeypatch.setattr(FusedConv, "plan", None)
+    torch.testing.assert_close(run(layer, image), expected)
+    with pytest.raises(TypeError):
+        run(layer, image[:, :, 1:])
 
 
 # Threads, graphs

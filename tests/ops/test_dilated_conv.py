@@ -20,9 +20,10 @@ from fastseg.ops.dilated_conv import (
     Layer,
     can_prepack,
     prepack,
-    run_prepacked,
+    prepacked_call,
     to_channels_last,
     transform_weight,
+    weight_and_geometry,
     weight_layout,
 )
 
@@ -482,7 +483,8 @@ def test_registration_of_transformed_weights(algorithm):
     transformed = ops.dilated_conv2d_transform(*arguments)
     assert transformed.dim() == 1
     assert transformed.dtype == torch.float32
-    arguments = image, transformed, None, None, weight.shape, *geometry, "relu", algorithm
+    numbers = weight_and_geometry(weight.shape, geometry)
+    arguments = image, transformed, None, None, numbers, "relu", algorithm
     torch.library.opcheck(ops.dilated_conv2d_transformed.default, arguments)
     expected = dilated_conv2d(
         image, weight, rate=2, padding=2, activation="relu", algorithm=algorithm
@@ -505,8 +507,8 @@ def test_weights_packed_by_onednn(case, fused):
     activation = options["activation"] or "none"
     bare = Layer(image, weight, options["bias"], options["residual"], geometry, activation)
     assert can_prepack(bare)
-    packed = bare._replace(weight=prepack(weight, geometry, image.shape))
-    output = run_prepacked(packed)
+    convolve = prepacked_call(prepack(weight, geometry, image.shape), geometry)
+    output = convolve(image, options["bias"], options["residual"], activation)
     assert_near(output, expected)
     assert output.is_contiguous(memory_format=CHANNELS_LAST)
 
@@ -522,7 +524,13 @@ def test_transformed_weights_have_no_gradient(operator):
             packed = ops.dilated_conv2d_transform(weight.detach(), [9, 10], *geometry, "direct")
             image = torch.randn(1, 3, 9, 10, requires_grad=True)
             ops.dilated_conv2d_transformed(
-                image, packed, None, None, weight.shape, *geometry, "none", "direct"
+                image,
+                packed,
+                None,
+                None,
+                weight_and_geometry(weight.shape, geometry),
+                "none",
+                "direct",
             ).sum().backward()
 
 
@@ -717,7 +725,7 @@ CHOICES = {  # input channels, output channels, size, kernel, rate, groups: by p
     "1x1 that widens": ((256, 1024, 65, 1, 1, 1), "strassen", "strassen"),
     "1x1 of few outputs": ((512, 128, 65, 1, 1, 1), "strassen", "pointwise"),
     "1x1 of fewer channels": ((128, 128, 65, 1, 1, 1), "torch", "pointwise"),
-    "output of fresh pages": ((3, 64, 513, 3, 1, 1), "direct", "torch"),
+    "output of fresh pages": ((3, 64, 513, 3, 1, 1), "direct", "direct"),
     "output of kept pages": ((3, 64, 257, 3, 1, 1), "torch", "torch"),
     "1x1 of few channels": ((64, 256, 129, 1, 1, 1), "torch", "pointwise"),
     "1x1 of few pixels": ((512, 512, 9, 1, 1, 1), "torch", "pointwise"),
@@ -934,6 +942,8 @@ def test_rejects(case, algorithm):
 
 def test_transformed_weights_of_another_layer():
     packed = torch.zeros(7)
-    arguments = (3, 2, 3, 3), [1, 1], [0] * 4, [1, 1], 1, "none", "direct"
+    numbers = [3, 2, 3, 3, 1, 1, 0, 0, 0, 0, 1, 1, 1]
     with pytest.raises(RuntimeError, match=r"dilated_conv2d_transformed: transformed must have"):
-        ops.dilated_conv2d_transformed(IMAGE, packed, None, None, *arguments)
+        ops.dilated_conv2d_transformed(IMAGE, packed, None, None, numbers, "none", "direct")
+    with pytest.raises(RuntimeError, match="weight_and_geometry must have 13 entries, got 12"):
+        ops.dilated_conv2d_transformed(IMAGE, packed, None, None, numbers[1:], "none", "direct")

@@ -11,7 +11,7 @@ import torch
 
 from fastseg.ops.aspp import pool_transformed, transform_weights
 from fastseg.ops.conv_geometry import ConvGeometry
-from fastseg.ops.dilated_conv import Layer, convolve_transformed, transform_weight
+from fastseg.ops.dilated_conv import transform_weight, transformed_call
 
 CHANNELS_LAST = torch.channels_last
 LAYERS = {  # input, weight, algorithm, geometry, whether channels_last
@@ -64,8 +64,8 @@ def convolve(name: str) -> None:
     image = torch.ones(shape).contiguous(memory_format=format)
     weight = torch.ones(weight_shape)
     packed = transform_weight(weight, geometry, shape[2:], algorithm)
-    layer = Layer(image, packed, None, None, geometry, "relu")
-    report(name, [image, packed], lambda: convolve_transformed(layer, weight_shape, algorithm))
+    call = transformed_call(packed, weight_shape, geometry, algorithm)
+    report(name, [image, packed], lambda: call(image, None, None, "relu"))
 
 
 def pool(name: str) -> None:

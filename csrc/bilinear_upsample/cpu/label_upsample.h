@@ -1,9 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -14,8 +16,10 @@
 //
 // Between four samples bilinear interpolation takes averages: a class that leads at all four
 // leads everywhere between them, and one that trails another at all four leads nowhere. Only the
-// classes that are left are interpolated. Where two of them come closer than single precision can
-// tell apart, and where a sample is infinite or NaN, the pixel is decided in double precision.
+// classes that are left are interpolated. A value takes its class along in the lowest bits of its
+// mantissa, so that one comparison keeps both. Where two classes come closer than the bits that are
+// left can tell apart, and where a sample is infinite or NaN, the pixel is decided in double
+// precision.
 namespace fastseg {
 namespace FASTSEG_ISA {
 
@@ -75,7 +79,8 @@ class LabelUpsample {
         rows_(geometry),
         blocks_(column_blocks<T>(geometry)),
         scores_(scores),
-        batch_(layout.batch) {
+        batch_(layout.batch),
+        class_bits_(std::bit_width(static_cast<uint64_t>(scores.channels - 1))) {
     const double step = sample_step(g_.source_width, g_.width, g_.align_corners, g_.scale_width);
     for (int64_t x = 0; x < g_.width; ++x) {
       columns_.push_back(sample_taps(x, g_.source_width, g_.width, g_.align_corners, step));
@@ -95,13 +100,23 @@ class LabelUpsample {
   }
 
  private:
-  static constexpr int32_t kUnsafe = -1;     // a sample that is not finite, or too large
-  static constexpr T kLargest = T(1e37);     // sums of such samples do not overflow
-  static constexpr float kDoubtful = 2e-6f;  // margin, of the largest sample, to look at closely
+  static constexpr int32_t kUnsafe = -1;  // a sample that is not finite, or too large
+  static constexpr T kLargest = T(1e37);  // sums of such samples do not overflow
+
+  // What sums may be off by, of the largest sample; with more bits for the class than this many,
+  // every pixel would be in doubt.
+  static constexpr double kRounding = 4e-6;
+  static constexpr int kMostClassBits = 16;
+#if defined(__AVX512VL__)
+  static constexpr int kRowsAtOnce = 8;  // of sums in 32 registers
+#else
+  static constexpr int kRowsAtOnce = 4;
+#endif
 
   // What one task needs for the classes that may lead in a block.
   struct Scratch {
-    Buffer<int32_t> classes;
+    Buffer<int32_t> all, listed;  // every class; those listed for the block
+    const int32_t* classes = nullptr;
     Buffer<T> low, rise;     // (classes, 8): logit beside the lower source row, and what is added
     Buffer<int32_t> labels;  // (rows of the cell, padded columns)
     int64_t count = 0;
@@ -138,7 +153,9 @@ class LabelUpsample {
   void label_cell(int64_t image, const CellRow& cell, Label* labels) const {
     const int64_t channels = scores_.channels;
     Scratch scratch;
-    scratch.classes.reset(channels);
+    scratch.listed.reset(channels);
+    scratch.all.reset(channels);
+    std::iota(scratch.all.data(), scratch.all.data() + channels, 0);
     scratch.low.reset(channels * 8);
     scratch.rise.reset(channels * 8);
     scratch.labels.reset((cell.end - cell.begin) * padded_width());
@@ -147,13 +164,14 @@ class LabelUpsample {
     const int32_t* high = leaders + cell.high * scores_.pitch;
     for (const Block<T>& block : blocks_) {
       const int32_t leader = find_classes(image, cell, block, low, high, scratch);
-      if (leader == kUnsafe || (std::is_same_v<T, double> && scratch.count > 1)) {
+      const bool exactly = std::is_same_v<T, double> || class_bits_ > kMostClassBits;
+      if (leader == kUnsafe || (exactly && scratch.count > 1)) {
         label_exactly(image, cell, block, scratch);
       } else if (scratch.count == 1) {
         const Index8 all = broadcast<Index8>(leader);
         int32_t* to = &scratch.labels[block.begin];
         for (int64_t y = cell.begin; y < cell.end; ++y, to += padded_width()) store(to, all);
-      } else {
+      } else if constexpr (std::is_same_v<T, float>) {
         label_block(image, cell, block, scratch);
       }
     }
@@ -181,7 +199,8 @@ class LabelUpsample {
     const int32_t leader = low_leaders[block.first];
     if (all_of((low_leaders == leader) & (high_leaders == leader), lanes)) {
       if (leader == kUnsafe) return list_all(scratch);
-      scratch.classes[0] = leader;
+      scratch.listed[0] = leader;
+      scratch.classes = scratch.listed.data();
       scratch.count = 1;
       return leader;
     }
@@ -192,19 +211,24 @@ class LabelUpsample {
     const T* high_samples = scores_.row(image, 0, cell.high) + block.base;
     int32_t corners[4] = {leader, high_leaders[block.last], high_leaders[block.first],
                           low_leaders[block.last]};
-    std::sort(corners, corners + 4);
-    const int64_t leaders = std::unique(corners, corners + 4) - corners;
-    if (leaders == 4) {
+    if (are_distinct(corners)) {
       // Of so many none is likely to stay ahead of a class everywhere.
       list_all(scratch);
       return leader;
     }
+    std::sort(corners, corners + 4);
+    const int64_t leaders = std::unique(corners, corners + 4) - corners;
     const uint32_t bits = (2u << block.last) - (1u << block.first);
     list_ahead(corners[0], corners[leaders - 1], low_samples, high_samples, bits, scratch);
     if (leaders == 3 && scratch.count > 3) {
       drop_trailing(corners[1], low_samples, high_samples, bits, scratch);
     }
     return leader;
+  }
+
+  static bool are_distinct(const int32_t (&c)[4]) {
+    return (c[0] != c[1]) & (c[0] != c[2]) & (c[0] != c[3]) & (c[1] != c[2]) & (c[1] != c[3]) &
+           (c[2] != c[3]);
   }
 
   // Lists the classes that trail neither of two leaders, first <= second, at all samples of the
@@ -215,7 +239,8 @@ class LabelUpsample {
     const V first_low = load<V>(low + first * plane), first_high = load<V>(high + first * plane);
     const V second_low = load<V>(low + second * plane);
     const V second_high = load<V>(high + second * plane);
-    int32_t* classes = scratch.classes.data();
+    int32_t* classes = scratch.listed.data();
+    scratch.classes = classes;
     int64_t kept = 0;
     const auto list = [&](int32_t begin, int32_t end, auto after_first, auto after_second) {
       for (int32_t c = begin; c < end; ++c) {
@@ -246,7 +271,7 @@ class LabelUpsample {
       const V a = load<V>(low + c * plane), b = load<V>(high + c * plane);
       const uint32_t trailing = c > leader ? trailing_lanes<true>(a, low_lead, b, high_lead)
                                            : trailing_lanes<false>(a, low_lead, b, high_lead);
-      scratch.classes[kept] = c;
+      scratch.listed[kept] = c;
       kept += c == leader || (lanes & ~trailing) != 0;
     }
     scratch.count = kept;
@@ -266,68 +291,81 @@ class LabelUpsample {
 
   int32_t list_all(Scratch& scratch) const {
     scratch.count = scores_.channels;
-    for (int32_t c = 0; c < scores_.channels; ++c) scratch.classes[c] = c;
+    scratch.classes = scratch.all.data();
     return kUnsafe;
   }
 
   void label_block(int64_t image, const CellRow& cell, const Block<T>& block,
                    Scratch& scratch) const {
-    const T* low_samples = scores_.row(image, 0, cell.low);
-    const T* high_samples = scores_.row(image, 0, cell.high);
-    const V low_weight = block.low_weight, high_weight = block.high_weight;
     V corners[4];
-    for (int64_t i = 0; i < scratch.count; ++i) {
-      const int64_t plane = scratch.classes[i] * scores_.plane();
-      load_taps(low_samples + plane, block, corners[0], corners[1]);
-      load_taps(high_samples + plane, block, corners[2], corners[3]);
-      const V low = low_weight * corners[0] + high_weight * corners[1];
-      const V high = low_weight * corners[2] + high_weight * corners[3];
-      store(&scratch.low[i * 8], low);
-      store(&scratch.rise[i * 8], high - low);
-    }
     const T* magnitudes = magnitudes_.data() + image * scores_.plane();
     load_taps(magnitudes + cell.low * scores_.pitch, block, corners[0], corners[1]);
     load_taps(magnitudes + cell.high * scores_.pitch, block, corners[2], corners[3]);
     const V largest = larger(larger(corners[0], corners[1]), larger(corners[2], corners[3]));
-    const V margin = largest * T(kDoubtful);
+    interpolate_columns(image, cell, block, largest, scratch);
+    // Lifted sums are up to twice the largest sample, and their last bits stand for the class.
+    const double of_bits = std::ldexp(4.0, class_bits_ - std::numeric_limits<T>::digits + 1);
+    const V margin = largest * T(of_bits + kRounding) + std::numeric_limits<T>::min();
     int64_t y = cell.begin;
-    for (; y + 4 <= cell.end; y += 4) label_rows<4>(image, cell, block, y, margin, scratch);
-    switch (cell.end - y) {
-      case 3:
-        return label_rows<3>(image, cell, block, y, margin, scratch);
-      case 2:
-        return label_rows<2>(image, cell, block, y, margin, scratch);
-      case 1:
-        return label_rows<1>(image, cell, block, y, margin, scratch);
+    for (; y + kRowsAtOnce <= cell.end; y += kRowsAtOnce) {
+      label_rows<kRowsAtOnce>(image, cell, block, y, margin, scratch);
+    }
+    const int64_t left = cell.end - y;
+    if (left & 4) label_rows<4>(image, cell, block, y, margin, scratch);
+    y += left & 4;
+    if (left & 2) label_rows<2>(image, cell, block, y, margin, scratch);
+    y += left & 2;
+    if (left & 1) label_rows<1>(image, cell, block, y, margin, scratch);
+  }
+
+  // Fills scratch.low and scratch.rise. No sum of them is negative: as integers they compare alike.
+  void interpolate_columns(int64_t image, const CellRow& cell, const Block<T>& block, V largest,
+                           Scratch& scratch) const {
+    const T* low_samples = scores_.row(image, 0, cell.low);
+    const T* high_samples = scores_.row(image, 0, cell.high);
+    const Block<T> taps = block;  // in registers: no store below can change it
+    const V lift = largest * T(1 + kRounding);
+    const int64_t plane = scores_.plane(), count = scratch.count;
+    const int32_t* classes = scratch.classes;
+    T *to_low = scratch.low.data(), *to_rise = scratch.rise.data();
+    for (int64_t i = 0; i < count; ++i, to_low += 8, to_rise += 8) {
+      const int64_t at = classes[i] * plane;
+      V left, right;
+      load_taps(low_samples + at, taps, left, right);
+      const V low = taps.low_weight * left + taps.high_weight * right;
+      load_taps(high_samples + at, taps, left, right);
+      const V high = taps.low_weight * left + taps.high_weight * right;
+      store(to_low, low + lift);
+      store(to_rise, high - low);
     }
   }
 
   template <int kRows>
   void label_rows(int64_t image, const CellRow& cell, const Block<T>& block, int64_t y, V margin,
                   Scratch& scratch) const {
-    V weight[kRows], best[kRows], second[kRows];
-    Index8 label[kRows];
+    const Index8 of_class = broadcast<Index8>((1 << class_bits_) - 1);
+    V weight[kRows];
+    Index8 best[kRows], second[kRows];
     for (int r = 0; r < kRows; ++r) {
       weight[r] = broadcast<V>(static_cast<T>(rows_.high_weight[y + r]));
-      best[r] = broadcast<V>(-std::numeric_limits<T>::infinity());
-      second[r] = best[r];
-      label[r] = Index8{};
+      best[r] = Index8{};
+      second[r] = Index8{};
     }
-    for (int64_t i = 0; i < scratch.count; ++i) {
-      const V low = load<V>(&scratch.low[i * 8]), rise = load<V>(&scratch.rise[i * 8]);
+    const T *low_of = scratch.low.data(), *rise_of = scratch.rise.data();
+    for (int64_t i = 0; i < scratch.count; ++i, low_of += 8, rise_of += 8) {
+      const V low = load<V>(low_of), rise = load<V>(rise_of);
       const Index8 c = broadcast<Index8>(scratch.classes[i]);
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const V value = low + weight[r] * rise;
-        const auto higher = __builtin_convertvector(value > best[r], Index8);
+        const Index8 value = ((Index8)(low + weight[r] * rise) & ~of_class) | c;
         second[r] = larger(second[r], smaller(best[r], value));
         best[r] = larger(best[r], value);
-        label[r] = higher ? c : label[r];
       }
     }
     for (int r = 0; r < kRows; ++r) {
       int32_t* to = &scratch.labels[(y + r - cell.begin) * padded_width() + block.begin];
-      store(to, label[r]);
-      const Index8 doubtful = __builtin_convertvector(best[r] - second[r] < margin, Index8);
+      store(to, best[r] & of_class);
+      const Index8 doubtful = (V)best[r] - (V)second[r] <= margin;
       if (any_of(doubtful)) {
         for (int64_t j = 0; j < block.count; ++j) {
           if (doubtful[j]) to[j] = exact_label(image, cell, y + r, block.begin + j, scratch);
@@ -375,6 +413,7 @@ class LabelUpsample {
   const std::vector<Block<T>> blocks_;
   const Planes<const T> scores_;
   const int64_t batch_;
+  const int class_bits_;
   std::vector<Taps> columns_;
   Buffer<int32_t> leaders_;  // (B, h, pitch)
   Buffer<T> magnitudes_;     // likewise
