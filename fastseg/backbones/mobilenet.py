@@ -74,7 +74,7 @@ class MobileNetV2(Recorded):
 
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:
         """The maps of 24, 32, 96 and 320 channels of an image ``(B, in_channels, H, W)``."""
-        output, features = functional.relu6(self.stem(input)), []
+        output, features = functional.relu6(self.stem(input), inplace=True), []
         for index, block in enumerate(self.blocks):
             output = block(output)
             if index in (2, 5, 12, 16):
@@ -111,8 +111,8 @@ class InvertedResidual(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         output = functional.pad(input, (self.rate,) * 4) if self.pad_input else input
         if self.expand is not None:
-            output = functional.relu6(self.expand(output))
-        output = functional.relu6(self.depthwise(output))
+            output = functional.relu6(self.expand(output), inplace=True)
+        output = functional.relu6(self.depthwise(output), inplace=True)
         keeps_shape = self.same_channels and self.stride == 1
         result: Tensor = self.project(output, input if keeps_shape else None)
         return result

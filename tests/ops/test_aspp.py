@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from fastseg import reference
 from fastseg.ops import aspp, dilated_conv2d
+from fastseg.ops.aspp import pool_transformed, transform_weights
 
 ops = torch.ops.fastseg
 CHANNELS_LAST = torch.channels_last
@@ -109,15 +110,28 @@ def test_any_pyramid(batch, channels, outputs, size, branches, combine, channels
 @pytest.mark.parametrize("combine", ["sum", "concat"])
 def test_outputs_of_different_branches_may_differ_where_concatenated(combine):
     image = torch.randn(1, 6, 9, 8)
-    weights = [torch.randn(outputs, 6, 3, 3) for outputs in (2, 7)]
-    arguments = image, weights, None, [1, 2], combine
+    weights = [torch.randn(outputs, 6, 3, 3) for outputs in (2, 7, 3)]
+    arguments = image, weights, None, [1, 2, 3], combine
     if combine == "concat":
         output = aspp(*arguments)
-        assert output.shape == (1, 9, 9, 8)
-        assert_near(output, reference.aspp(image, weights, [], [1, 2], "concat"))
+        assert output.shape == (1, 12, 9, 8)
+        assert_near(output, reference.aspp(image, weights, [], [1, 2, 3], "concat"))
     else:
         with pytest.raises(ValueError, match=r"^aspp: weights\[1\] must have"):
             aspp(*arguments)
+
+
+@pytest.mark.parametrize("combine", ["sum", "concat"])
+@pytest.mark.parametrize("case", ["v2-small-rates", "v3", "mixed-kernels", "many-outputs"])
+def test_transformed_weights(case, combine):
+    shape, outputs, kernels, rates = CASES[case]
+    image = torch.randn(shape)
+    weights = [torch.randn(outputs, shape[1], k, k) for k in kernels]
+    biases = [torch.randn(outputs) for _ in kernels]
+    transformed = transform_weights(weights, shape[2:], rates, combine, "default")
+    shapes = [weight.shape for weight in weights]
+    output = pool_transformed(image, transformed, biases, shapes, rates, combine, "relu", "default")
+    assert torch.equal(output, aspp(image, weights, biases, rates, combine, "relu"))
 
 
 REAL = {  # input channels, outputs, size, rates, combine
