@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from fastseg.backbones.geometry import set_geometry, spread
 from fastseg.nn import ConvNormReLU, DilatedConv2d, SeparableConvNormReLU
+from fastseg.nn.checked import Count, Epsilon, Share, Stride, checked
 from fastseg.nn.recipe import Recorded
 
 
@@ -58,13 +59,14 @@ class Xception(Recorded):
 
     out_channels = (128, 256, 728, 2048)
 
+    @checked
     def __init__(
         self,
         *,
-        in_channels: int = 3,
-        output_stride: int = 32,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 0.1,
+        in_channels: Count = 3,
+        output_stride: Stride = 32,
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 0.1,
     ) -> None:
         super().__init__()
         conv = partial(ConvNormReLU, norm_eps=norm_eps, norm_momentum=norm_momentum)

@@ -10,6 +10,7 @@ from fastseg.backbones.vgg import VGG16
 from fastseg.models.input_convention import VGG
 from fastseg.models.network import Network, without_variance
 from fastseg.nn import ConvNormReLU, DilatedConv2d, MaxUnpool2d, TransposedConv2d
+from fastseg.nn.checked import Count, checked
 from fastseg.ops import bilinear_upsample
 
 DECODER = (  # channels of the deconvolutions after each unpooling, from the coarsest
@@ -34,7 +35,8 @@ class DeconvNet(Network):
 
     input_convention = VGG
 
-    def __init__(self, num_classes: int = 21, *, in_channels: int = 3) -> None:
+    @checked
+    def __init__(self, num_classes: Count = 21, *, in_channels: Count = 3) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.backbone = VGG16(in_channels, batch_norm=True)

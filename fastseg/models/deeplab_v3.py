@@ -1,15 +1,16 @@
 """DeepLab v3 (Chen et al., "Rethinking Atrous Convolution", 2017)."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from fastseg.backbones.build import build_backbone
+from fastseg.backbones.build import BACKBONES, build_backbone
+from fastseg.backbones.resnet import ConventionName
 from fastseg.models.fcn_resnet import FCNHead
 from fastseg.models.network import TrainingOutput
 from fastseg.models.pyramid_pooling import Norm, PyramidPooling, TwoStrides, conv3x3
 from fastseg.nn import DilatedConv2d
+from fastseg.nn.checked import Count, Counts, Epsilon, OneOf, Share, Stride, checked
 
 
 class DeepLabV3(TwoStrides):
@@ -39,24 +40,25 @@ class DeepLabV3(TwoStrides):
         align_corners: see :class:`Network`.
     """
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 21,
+        num_classes: Count = 21,
         *,
-        backbone: str = "resnet101",
-        rates: Sequence[int] = (6, 12, 18),
-        multi_grid: Sequence[int] = (1, 2, 4),
-        output_stride: int = 8,
-        train_output_stride: int = 16,
-        convention: str = "caffe",
+        backbone: Annotated[str, OneOf(*BACKBONES)] = "resnet101",
+        rates: Counts = (6, 12, 18),
+        multi_grid: Counts = (1, 2, 4),
+        output_stride: Stride = 8,
+        train_output_stride: Stride = 16,
+        convention: ConventionName = "caffe",
         head_conv: bool = False,
         separable: bool = False,
         norm_between: bool = True,
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
         aux: bool = False,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 3e-4,
-        in_channels: int = 3,
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 3e-4,
+        in_channels: Count = 3,
         align_corners: bool = False,
     ) -> None:
         super().__init__()

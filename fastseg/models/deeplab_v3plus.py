@@ -1,13 +1,15 @@
 """DeepLab v3+ (Chen et al., "Encoder-Decoder with Atrous Separable Convolution", 2018)."""
 
-from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from fastseg.backbones.build import build_backbone
+from fastseg.backbones.build import BACKBONES, build_backbone
+from fastseg.backbones.resnet import ConventionName
 from fastseg.models.pyramid_pooling import Norm, PyramidPooling, TwoStrides, conv3x3
 from fastseg.nn import ConvNormReLU, DilatedConv2d
+from fastseg.nn.checked import Count, Counts, Epsilon, Integer, OneOf, Share, Stride, checked
 from fastseg.ops import bilinear_upsample
 
 
@@ -29,24 +31,25 @@ class DeepLabV3Plus(TwoStrides):
         align_corners: of both enlargements, see :class:`Network`.
     """
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 21,
+        num_classes: Count = 21,
         *,
-        backbone: str = "resnet101",
-        rates: Sequence[int] = (6, 12, 18),
-        multi_grid: Sequence[int] = (1, 2, 4),
-        output_stride: int = 16,
-        train_output_stride: int = 16,
-        convention: str = "caffe",
+        backbone: Annotated[str, OneOf(*BACKBONES)] = "resnet101",
+        rates: Counts = (6, 12, 18),
+        multi_grid: Counts = (1, 2, 4),
+        output_stride: Stride = 16,
+        train_output_stride: Stride = 16,
+        convention: ConventionName = "caffe",
         separable: bool = False,
         norm_between: bool = True,
-        decoder_convs: int = 2,
+        decoder_convs: Annotated[int, Integer(0)] = 2,
         head_conv: bool = False,
-        dropout: float = 0.0,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 3e-4,
-        in_channels: int = 3,
+        dropout: Share = 0.0,
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 3e-4,
+        in_channels: Count = 3,
         align_corners: bool = False,
     ) -> None:
         super().__init__()

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
+from fastseg.nn.checked import Activation, Count, Epsilon, Share, Size, Zeros, checked
 from fastseg.nn.conv_norm_relu import ConvNormReLU
 from fastseg.nn.dilated_conv import DilatedConv2d
-from fastseg.ops.conv_geometry import Padding
 
 
 class SeparableConvNormReLU(nn.Module):
@@ -21,19 +21,20 @@ class SeparableConvNormReLU(nn.Module):
         activation: at the end, ``"relu"`` or None.
     """
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        in_channels: Count,
+        out_channels: Count,
         *,
-        kernel_size: int = 3,
-        rate: int = 1,
-        stride: int = 1,
-        padding: Padding = "same",
+        kernel_size: Size = 3,
+        rate: Size = 1,
+        stride: Size = 1,
+        padding: Zeros = "same",
         norm_between: bool = True,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 0.1,
-        activation: str | None = "relu",
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 0.1,
+        activation: Activation | None = "relu",
     ) -> None:
         super().__init__()
         self.depthwise: DilatedConv2d | ConvNormReLU
