@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastseg._bytes import parse_bytes
 from fastseg._limits import MAX_THREADS
 from fastseg.cli.console import (
     names_file,
@@ -153,6 +154,10 @@ def segment(
     """
     if crf is not None and crf not in PRESETS:
         raise usage_error(f"--crf must be one of {', '.join(PRESETS)}, got {crf}")
+    try:
+        parse_bytes(max_memory, "--max-memory")
+    except ValueError as error:
+        raise usage_error(str(error)) from None
     with plain_errors():
         from fastseg.batch import is_done
         from fastseg.predict.jobs import plan

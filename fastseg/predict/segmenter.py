@@ -1,6 +1,7 @@
 """From photographs to labels with any network of the papers."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -9,26 +10,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fastseg._bytes import parse_bytes
 from fastseg.crf.dense_crf import DenseCRF
 from fastseg.data.palette import label_image
 from fastseg.inference import compile_for_inference
 from fastseg.models.input_convention import InputConvention
 from fastseg.models.overlap_tile import overlap_tile
 from fastseg.models.with_crf import WithCRF
+from fastseg.nn.checked import flag
 from fastseg.predict.arguments import (
+    SCALES_RULE,
     amp_dtype,
     check_dtype,
     checked_convention,
     checked_crf,
     checked_device,
     checked_model,
-    checked_scales,
     checked_tiles,
     device_of,
 )
 from fastseg.predict.blocks import Block, blocks
-from fastseg.predict.forward import Enlarged, label_dtype, run_model
-from fastseg.predict.memory import Weights, crf_vertices, parse_bytes
+from fastseg.predict.forward import (
+    Enlarged,
+    checked_scores,
+    finite_scores,
+    label_dtype,
+    run_model,
+)
+from fastseg.predict.memory import Weights, crf_vertices
 from fastseg.predict.padding import mean_colour, pad
 from fastseg.predict.photos import Photo, Photos, is_batch, read_photo, resize
 from fastseg.predict.plan import PAPER_TILE, Plan, Planner, Work, native
@@ -107,9 +116,11 @@ class Segmenter:
         self.model = checked_model(model)
         self.convention = checked_convention(model, input_convention)
         self.crf = checked_crf(model, crf)
-        self.scales, self.flip = checked_scales(scales), bool(flip)
-        self.tile, self.blend, self.margin = checked_tiles(tile, overlap, blend, margin)
-        self.overlap = overlap
+        self.scales = SCALES_RULE("Segmenter: scales", scales)
+        self.flip = flag("Segmenter: flip", flip)
+        self.tile, self.overlap, self.blend, self.margin = checked_tiles(
+            tile, overlap, blend, margin
+        )
         if not amp:
             check_dtype(self.model)
         if device is not None:
@@ -121,7 +132,7 @@ class Segmenter:
             self.crf.eval().to(self.device)
         most, weights = parse_bytes(max_memory), Weights.of(self.model)
         self.compiled = (
-            bool(compile)
+            flag("Segmenter: compile", compile)
             and self.amp is None
             and self.device.type == "cpu"
             and 2 * weights.kept <= most
@@ -155,7 +166,8 @@ class Segmenter:
             VOC, to be saved as a PNG. A list of them for several images.
 
         Raises:
-            ValueError: no image, or one that does not fit into ``max_memory``.
+            ValueError: no image, or one that does not fit into ``max_memory``, or for which the
+                network gives NaN or infinity.
             TypeError: not an image.
             OSError: a file that cannot be opened.
         """
@@ -164,12 +176,14 @@ class Segmenter:
                 f"Segmenter: output must be one of {', '.join(OUTPUTS)}, got {output!r}"
             )
         if not is_batch(images):
-            return self._predict(images, output)  # type: ignore[arg-type]
+            return self._predict(images, output, "the image")  # type: ignore[arg-type]
         if not isinstance(images, Iterable):
             raise TypeError(
                 f"Segmenter: images must be an image or a list of them, got {type(images).__name__}"
             )
-        return [self._predict(image, output) for image in images]
+        return [
+            self._predict(image, output, f"images[{index}]") for index, image in enumerate(images)
+        ]
 
     def plan(self, height: int, width: int, *, output: str = "labels") -> Plan:
         """How an image of this size is taken apart, and the bytes that this is estimated to need.
@@ -201,8 +215,12 @@ class Segmenter:
         own: NDArray[Any] = labels[block.inner_rows, block.inner_columns].cpu().numpy()
         return own
 
-    def _predict(self, photo: Photo, output: str) -> Any:
+    def _predict(self, photo: Photo, output: str, name: str) -> Any:
         image = read_photo(photo)
+        with finite_scores(str(photo) if isinstance(photo, str | os.PathLike) else name):
+            return self._predicted(image, output)
+
+    def _predicted(self, image: NDArray[Any], output: str) -> Any:
         height, width = image.shape[:2]
         plan = self.plan(height, width, output=output)
         if plan.block is not None:
@@ -277,7 +295,7 @@ class Segmenter:
         if self.planner.valid_unet is not None:
             with self._autocast():
                 logits = overlap_tile(self.planner.valid_unet, input, tile=window or PAPER_TILE)
-            return Enlarged(logits.float(), size, False)
+            return Enlarged(checked_scores(logits.float()), size, False)
         pixels = self._pixels(image).float() if isinstance(self.model, WithCRF) else None
         if window is not None and max(size) > window:
             return self._windows(input, pixels, window)
@@ -315,6 +333,7 @@ class Segmenter:
         self._forget_weights(input.shape)
         with self._autocast():
             result = run_model(self.model, input, pixels)
+        checked_scores(result.map)
         top, left = (
             ((padded[0] - height) // 2, (padded[1] - width) // 2)
             if convention.padding == "mirror"

@@ -133,7 +133,7 @@ def test_never_replaces_a_photo(place):
             1,
             "must hold weights of unet_bilinear, got",
         ),
-        (["--max-memory", "lots"], 1, 'max_memory must be a size such as "2GB"'),
+        (["--max-memory", "lots"], 2, '--max-memory must be a size such as "2GB"'),
         (["--max-memory", "1MB"], 1, "max_memory must be"),
         (["--device", "tpu9"], 2, "--device must be one that torch has, got tpu9"),
         (["--max-megapixels", "0"], 2, "--max-megapixels"),
