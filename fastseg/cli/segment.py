@@ -8,6 +8,7 @@ import typer
 from fastseg._bytes import parse_bytes
 from fastseg._limits import MAX_THREADS
 from fastseg.cli.console import (
+    check_writable,
     names_file,
     plain_errors,
     run_all,
@@ -170,6 +171,7 @@ def segment(
         set_threads(threads, torch_too=True)
         segmenter: Segmenter | None = None
         if todo:
+            check_writable(out)
             segmenter = _segmenter(model, weights, variant, crf, tta, max_memory, tile, device, amp)
 
         def run(job: "Job", bar: "Progress") -> None:
