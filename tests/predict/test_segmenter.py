@@ -358,11 +358,11 @@ def test_compiled_weights_are_kept_for_few_sizes(randomised):
     model = randomised(thin(DeepLabV1, CLASSES))
     model.input_convention = dataclasses.replace(model.input_convention, pad_to=None)
     segmenter = Segmenter(model)
-    assert segmenter.compiled and segmenter.most_sizes == 4
+    assert segmenter.compiled and segmenter.passes.most_sizes == 4
     first = segmenter.predict(photo(33, 33))
     for side in (41, 49, 57, 65, 73):
         segmenter.predict(photo(side, side))
-        assert len(segmenter.sizes) <= 4
+        assert len(segmenter.passes.sizes) <= 4
     assert torch.equal(segmenter.predict(photo(33, 33)), first)
 
 
