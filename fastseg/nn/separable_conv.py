@@ -1,5 +1,8 @@
 """Depthwise and pointwise convolution in place of a full one."""
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor, nn
 
 from fastseg.nn.checked import Activation, Count, Epsilon, Share, Size, Zeros, checked
@@ -37,30 +40,20 @@ class SeparableConvNormReLU(nn.Module):
         activation: Activation | None = "relu",
     ) -> None:
         super().__init__()
-        self.depthwise: DilatedConv2d | ConvNormReLU
-        if norm_between:
-            self.depthwise = ConvNormReLU(
-                in_channels,
-                in_channels,
-                kernel_size=kernel_size,
-                rate=rate,
-                stride=stride,
-                padding=padding,
-                groups=in_channels,
-                norm_eps=norm_eps,
-                norm_momentum=norm_momentum,
-            )
-        else:
-            self.depthwise = DilatedConv2d(
-                in_channels,
-                in_channels,
-                kernel_size=kernel_size,
-                rate=rate,
-                stride=stride,
-                padding=padding,
-                groups=in_channels,
-                bias=False,
-            )
+        depthwise: Callable[..., DilatedConv2d | ConvNormReLU] = (
+            partial(ConvNormReLU, norm_eps=norm_eps, norm_momentum=norm_momentum)
+            if norm_between
+            else partial(DilatedConv2d, bias=False)
+        )
+        self.depthwise = depthwise(
+            in_channels,
+            in_channels,
+            kernel_size=kernel_size,
+            rate=rate,
+            stride=stride,
+            padding=padding,
+            groups=in_channels,
+        )
         self.pointwise = ConvNormReLU(
             in_channels,
             out_channels,
