@@ -138,6 +138,26 @@ MESSAGES = [
         lambda: backbones.VGG16(rates=(1, 1, 2)),
         "VGG16: rates must hold 5 values, got (1, 1, 2)",
     ),
+    (
+        lambda: models.overlap_tile(models.UNet(width=1), torch.zeros(1, 1, 9, 9), tile="a"),
+        "overlap_tile: tile must be a positive integer, got 'a'",
+    ),
+    (
+        lambda: models.overlap_tile(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 9, 9)),
+        "overlap_tile: network must be a UNet, got Conv2d",
+    ),
+    (
+        lambda: models.aggregate_proposals([torch.zeros(2, 3, 3)], [(0, 0, 3.5, 3)], (5, 5)),
+        "aggregate_proposals: boxes[0][2] must be an integer of at least -2147483647, got 3.5",
+    ),
+    (
+        lambda: models.border_weight_map([1]),
+        "border_weight_map: instances must be a torch.Tensor, got list",
+    ),
+    (
+        lambda: models.border_weight_map(torch.zeros(3, 3).int(), class_weights=(1,)),
+        "border_weight_map: class_weights must hold 2 values, got (1.0,)",
+    ),
 ]  # fmt: skip
 
 
