@@ -1,11 +1,12 @@
 """AlexNet (Krizhevsky et al. 2012) in the conventions of torchvision and of Caffe."""
 
+from typing import Annotated
+
 from torch import Tensor, nn
 
 from fastseg.nn import DilatedConv2d
+from fastseg.nn.checked import Count, Integer, OneOf, checked
 from fastseg.nn.recipe import Recorded
-
-CONVENTIONS = ("torchvision", "caffe")
 
 
 class AlexNet(Recorded):
@@ -20,18 +21,15 @@ class AlexNet(Recorded):
             100 in FCN.
     """
 
+    @checked
     def __init__(
         self,
-        in_channels: int = 3,
+        in_channels: Count = 3,
         *,
-        convention: str = "torchvision",
-        first_padding: int | None = None,
+        convention: Annotated[str, OneOf("torchvision", "caffe")] = "torchvision",
+        first_padding: Annotated[int, Integer(0)] | None = None,
     ) -> None:
         super().__init__()
-        if convention not in CONVENTIONS:
-            raise ValueError(
-                f"AlexNet: convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}"
-            )
         caffe = convention == "caffe"
         widths = (96, 256, 384, 384, 256) if caffe else (64, 192, 384, 256, 256)
         groups = 2 if caffe else 1

@@ -1,31 +1,18 @@
 """The modified aligned Xception of DeepLab v3+ (Chen et al. 2018)."""
 
 from functools import partial
-from itertools import pairwise
 
 from torch import Tensor, nn
 
 from fastseg.backbones.geometry import set_geometry, spread
+from fastseg.backbones.separable_block import SeparableBlock
 from fastseg.nn import ConvNormReLU, SeparableConvNormReLU
+from fastseg.nn.checked import Count, Epsilon, Share, Stride, checked
 from fastseg.nn.recipe import Recorded
 
 
-class AlignedBlock(nn.Module):
-    """Three separable convolutions, the last with the stride, beside a shortcut."""
-
-    def __init__(
-        self,
-        widths: tuple[int, int, int, int],
-        stride: int,
-        conv: "partial[ConvNormReLU]",
-        separable: "partial[SeparableConvNormReLU]",
-    ) -> None:
-        super().__init__()
-        self.stride = stride
-        self.convs = nn.ModuleList(separable(*pair) for pair in pairwise(widths))
-        self.shortcut: ConvNormReLU | None = None
-        if stride > 1 or widths[0] != widths[-1]:
-            self.shortcut = conv(widths[0], widths[-1], kernel_size=1, activation=None)
+class AlignedBlock(SeparableBlock):
+    """Three separable convolutions, the last with the stride."""
 
     def set_geometry(self, stride: int, rate: int) -> None:
         for index, conv in enumerate(self.convs):
@@ -38,7 +25,7 @@ class AlignedBlock(nn.Module):
         output = input
         for conv in self.convs:
             output = conv(output)
-        return output + (input if self.shortcut is None else self.shortcut(input))
+        return self.with_shortcut(output, input)
 
 
 class AlignedXception(Recorded):
@@ -55,13 +42,14 @@ class AlignedXception(Recorded):
 
     out_channels = (128, 256, 728, 2048)
 
+    @checked
     def __init__(
         self,
         *,
-        in_channels: int = 3,
-        output_stride: int = 32,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 0.1,
+        in_channels: Count = 3,
+        output_stride: Stride = 32,
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 0.1,
     ) -> None:
         super().__init__()
         conv = partial(ConvNormReLU, norm_eps=norm_eps, norm_momentum=norm_momentum)

@@ -7,6 +7,7 @@ from torch.nn import functional
 from fastseg.backbones.alexnet import AlexNet
 from fastseg.backbones.vgg import VGG16
 from fastseg.nn import DilatedConv2d
+from fastseg.nn.checked import Count, checked
 from fastseg.nn.recipe import Recorded
 
 
@@ -20,8 +21,9 @@ class Classifier(Recorded):
             maps of another size are averaged into them.
     """
 
+    @checked
     def __init__(
-        self, backbone: VGG16 | AlexNet, *, num_classes: int = 1000, grid: int | None = None
+        self, backbone: VGG16 | AlexNet, *, num_classes: Count = 1000, grid: Count | None = None
     ) -> None:
         super().__init__()
         self.backbone, self.num_classes = backbone, num_classes

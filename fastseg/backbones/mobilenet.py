@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from fastseg.backbones.geometry import set_geometry, spread
 from fastseg.nn import ConvNormReLU
+from fastseg.nn.checked import Count, Epsilon, Share, Stride, checked
 from fastseg.nn.recipe import Recorded
 
 GROUPS = (  # expansion, channels, blocks, stride: table 2 of the paper
@@ -35,14 +36,15 @@ class MobileNetV2(Recorded):
 
     out_channels = (24, 32, 96, 320)
 
+    @checked
     def __init__(
         self,
         *,
-        in_channels: int = 3,
-        output_stride: int = 32,
+        in_channels: Count = 3,
+        output_stride: Stride = 32,
         pad_input: bool = False,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 0.1,
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 0.1,
     ) -> None:
         super().__init__()
         self.in_channels, self.pad_input = in_channels, pad_input

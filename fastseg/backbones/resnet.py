@@ -1,13 +1,13 @@
 """Residual networks (He et al. 2016) in the conventions of torchvision, Caffe and their mixture."""
 
-from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
 from fastseg.backbones.geometry import set_geometry, spread
 from fastseg.nn import ConvNormReLU
+from fastseg.nn.checked import Count, Counts, Epsilon, OneOf, Share, Stride, checked
 from fastseg.nn.recipe import Recorded
 
 DEPTHS = {  # blocks a layer
@@ -96,6 +96,10 @@ def shortcut(
     return conv(in_channels, out_channels, kernel_size=1, activation=None)
 
 
+ConventionName: TypeAlias = Annotated[str, OneOf(*CONVENTIONS)]
+Depth: TypeAlias = Annotated[int, OneOf(*DEPTHS)]
+
+
 class ResNet(Recorded):
     """ResNet-18, 34, 50, 101 or 152 without its classifier.
 
@@ -111,26 +115,19 @@ class ResNet(Recorded):
         norm_eps, norm_momentum: of ``torch.nn.BatchNorm2d``.
     """
 
+    @checked
     def __init__(
         self,
-        depth: int = 101,
+        depth: Depth = 101,
         *,
-        in_channels: int = 3,
-        output_stride: int = 32,
-        multi_grid: Sequence[int] = (1,),
-        convention: str = "torchvision",
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 0.1,
+        in_channels: Count = 3,
+        output_stride: Stride = 32,
+        multi_grid: Counts = (1,),
+        convention: ConventionName = "torchvision",
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 0.1,
     ) -> None:
         super().__init__()
-        if depth not in DEPTHS:
-            raise ValueError(
-                f"ResNet: depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}"
-            )
-        if convention not in CONVENTIONS:
-            raise ValueError(
-                f"ResNet: convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}"
-            )
         self.depth, self.in_channels, self.multi_grid = depth, in_channels, tuple(multi_grid)
         self.convention = CONVENTIONS[convention]
         conv = partial(ConvNormReLU, norm_eps=norm_eps, norm_momentum=norm_momentum)

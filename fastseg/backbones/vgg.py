@@ -1,13 +1,17 @@
 """VGG-16 (Simonyan and Zisserman 2015), with the pooling and rates of segmentation networks."""
 
 from collections.abc import Sequence
+from typing import Annotated, TypeAlias
 
 from torch import Tensor, nn
 
 from fastseg.nn import ConvNormReLU, DilatedConv2d
+from fastseg.nn.checked import Count, Epsilon, Integer, Several, Share, checked
 from fastseg.nn.recipe import Recorded
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+FiveCounts: TypeAlias = Annotated[Sequence[int], Several(Integer(), 5)]
 
 
 class VGG16(Recorded):
@@ -28,21 +32,28 @@ class VGG16(Recorded):
 
     out_channels = tuple(stage[-1] for stage in STAGES)
 
+    @checked
     def __init__(
         self,
-        in_channels: int = 3,
+        in_channels: Count = 3,
         *,
         batch_norm: bool = False,
-        first_padding: int = 1,
-        rates: Sequence[int] = (1, 1, 1, 1, 1),
-        pool_kernels: Sequence[int] = (2, 2, 2, 2, 2),
-        pool_strides: Sequence[int] = (2, 2, 2, 2, 2),
-        pool_paddings: Sequence[int] = (0, 0, 0, 0, 0),
+        first_padding: Annotated[int, Integer(0)] = 1,
+        rates: FiveCounts = (1, 1, 1, 1, 1),
+        pool_kernels: FiveCounts = (2, 2, 2, 2, 2),
+        pool_strides: FiveCounts = (2, 2, 2, 2, 2),
+        pool_paddings: Annotated[Sequence[int], Several(Integer(0), 5)] = (0, 0, 0, 0, 0),
         ceil_mode: bool = False,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 0.1,
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 0.1,
     ) -> None:
         super().__init__()
+        for kernel, padding in zip(pool_kernels, pool_paddings, strict=True):
+            if 2 * padding > kernel:
+                raise ValueError(
+                    "VGG16: pool_paddings must be at most half of pool_kernels, got "
+                    f"{padding} for {kernel}"
+                )
         self.in_channels = in_channels
         self.stages: list[list[str]] = []
         pools = zip(pool_kernels, pool_strides, pool_paddings, strict=True)

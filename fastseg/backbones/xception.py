@@ -1,32 +1,21 @@
 """Xception (Chollet 2017), with strides that can become rates."""
 
 from functools import partial
-from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fastseg.backbones.geometry import set_geometry, spread
+from fastseg.backbones.separable_block import SeparableBlock
 from fastseg.nn import ConvNormReLU, DilatedConv2d, SeparableConvNormReLU
+from fastseg.nn.checked import Count, Epsilon, Share, Stride, checked
 from fastseg.nn.recipe import Recorded
 
 
-class XceptionBlock(nn.Module):
-    """ReLU and separable convolution a few times, then max pooling, beside a shortcut."""
+class XceptionBlock(SeparableBlock):
+    """ReLU before each separable convolution, and max pooling for the stride."""
 
-    def __init__(
-        self,
-        widths: tuple[int, ...],
-        stride: int,
-        conv: "partial[ConvNormReLU]",
-        separable: "partial[SeparableConvNormReLU]",
-    ) -> None:
-        super().__init__()
-        self.stride, self.pooled = stride, stride > 1
-        self.convs = nn.ModuleList(separable(*pair, activation=None) for pair in pairwise(widths))
-        self.shortcut: ConvNormReLU | None = None
-        if stride > 1 or widths[0] != widths[-1]:
-            self.shortcut = conv(widths[0], widths[-1], kernel_size=1, activation=None)
+    pooled = False
 
     def set_geometry(self, stride: int, rate: int) -> None:
         self.pooled = stride > 1
@@ -42,7 +31,7 @@ class XceptionBlock(nn.Module):
             output = conv(output.relu())
         if self.pooled:
             output = functional.max_pool2d(output, 3, 2, 1)
-        return output + (input if self.shortcut is None else self.shortcut(input))
+        return self.with_shortcut(output, input)
 
 
 class Xception(Recorded):
@@ -58,13 +47,14 @@ class Xception(Recorded):
 
     out_channels = (128, 256, 728, 2048)
 
+    @checked
     def __init__(
         self,
         *,
-        in_channels: int = 3,
-        output_stride: int = 32,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 0.1,
+        in_channels: Count = 3,
+        output_stride: Stride = 32,
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 0.1,
     ) -> None:
         super().__init__()
         conv = partial(ConvNormReLU, norm_eps=norm_eps, norm_momentum=norm_momentum)
@@ -74,16 +64,17 @@ class Xception(Recorded):
             norm_eps=norm_eps,
             norm_momentum=norm_momentum,
         )
+        linear = partial(separable, activation=None)
         self.in_channels = in_channels
         self.conv1 = conv(in_channels, 32, stride=2, padding=0)
         self.conv2 = conv(32, 64, padding=0)
         self.blocks = nn.ModuleList(
             [
-                XceptionBlock((64, 128, 128), 2, conv, separable),
-                XceptionBlock((128, 256, 256), 2, conv, separable),
-                XceptionBlock((256, 728, 728), 2, conv, separable),
-                *(XceptionBlock((728, 728, 728, 728), 1, conv, separable) for _ in range(8)),
-                XceptionBlock((728, 728, 1024), 2, conv, separable),
+                XceptionBlock((64, 128, 128), 2, conv, linear),
+                XceptionBlock((128, 256, 256), 2, conv, linear),
+                XceptionBlock((256, 728, 728), 2, conv, linear),
+                *(XceptionBlock((728, 728, 728, 728), 1, conv, linear) for _ in range(8)),
+                XceptionBlock((728, 728, 1024), 2, conv, linear),
             ]
         )
         self.conv3 = separable(1024, 1536)

@@ -1,4 +1,4 @@
-"""Networks as Caffe released them: FCN, CRF-RNN, DeepLab v1 and v2, and their classifiers."""
+"""Networks as Caffe released them: FCN, CRF-RNN, DeepLab v2 on ResNet, and its classifier."""
 
 import re
 from typing import Any
@@ -8,10 +8,8 @@ from torch import Tensor
 
 from fastseg.backbones import ResNet
 from fastseg.checkpoints import wkentaro
-from fastseg.checkpoints.errors import CheckpointError
-from fastseg.checkpoints.plan import Contents, Format, Plan, Request, Tensors, builder, plain
+from fastseg.checkpoints.plan import Contents, Format, Plan, Request, Tensors, builder
 from fastseg.checkpoints.rename import Rule, below, renamed, resnet_depth, without_biases
-from fastseg.models.deeplab_v2 import ASPP_L, ASPP_S
 from fastseg.models.implementations import FIT_500
 from fastseg.models.input_convention import VGG
 
@@ -100,71 +98,6 @@ def crf_rnn(tensors: Tensors, classes: int) -> Plan:
     return Plan(ORIGIN, build, tensors | wkentaro.widths(classes), FIT_500, dropped)
 
 
-def is_deeplab_vgg(contents: Contents) -> bool:
-    names = contents.tensors
-    fc6 = names.get("fc6.weight", names.get("fc6_1.weight", torch.empty(0)))
-    has_scores = any(re.match(r"fc8.*\.weight$", name) for name in names)
-    return "conv5_3.weight" in names and fc6.dim() == 4 and has_scores
-
-
-def deeplab_vgg(contents: Contents, request: Request) -> Plan:
-    if "fc6_1.weight" in contents.tensors:
-        return deeplab_aspp(contents, request)
-    rules: tuple[Rule, ...] = (*TRUNK, (r"fc8[^.]*\.", "fc8."))
-    tensors, dropped = renamed(contents.tensors, rules)
-    classes, fc6 = len(tensors["fc8.weight"]), tensors["fc6.weight"]
-    asked = None if request.variant is None else plain(request.variant)
-    layers = contents.metadata.get("layers", ())
-    note = ""
-    if fc6.shape[2] == 3 and (("pool5" in layers and "pool5a" not in layers) or asked == "v2"):
-        moved = (*((rf"{fc}\.", f"branches.0.{fc}.") for fc in ("fc6", "fc7", "fc8")),)
-        tensors, _ = renamed(tensors, moved)
-        build = builder("deeplabv2_vgg16_largefov", classes)
-        return Plan(ORIGIN, build, tensors, dropped=dropped)
-    system = {7: "deeplabv1_7x7", 4: "deeplabv1_base", 3: "deeplabv1_largefov"}.get(fc6.shape[2])
-    if system is None:
-        raise CheckpointError(
-            "load_weights: fc6 of a DeepLab v1 file must have a kernel of 7, 4 or 3, "
-            f"got {fc6.shape[2]}"
-        )
-    if system == "deeplabv1_base":
-        if (
-            asked in ("4x4", "deeplabv14x4")
-            or contents.metadata.get("dilations", {}).get("fc6") == 8
-        ):
-            system = "deeplabv1_4x4"
-        else:
-            note = "read as the network released, vgg128_noup; variant='4x4' has fc6 at rate 8"
-    return Plan(ORIGIN, builder(system, classes), tensors, dropped=dropped, note=note)
-
-
-def deeplab_aspp(contents: Contents, request: Request) -> Plan:
-    count = sum(bool(re.match(r"fc6_\d+\.weight$", name)) for name in contents.tensors)
-    rules = (
-        *TRUNK,
-        *(
-            (rf"fc{layer}(?:_[a-z0-9]+)?_{branch + 1}\.", f"branches.{branch}.fc{layer}.")
-            for branch in range(count)
-            for layer in (6, 7, 8)
-        ),
-    )
-    tensors, dropped = renamed(contents.tensors, rules)
-    found = contents.metadata.get("dilations", {})
-    rates = tuple(found.get(f"fc6_{branch + 1}", 0) for branch in range(count))
-    note = ""
-    if 0 in rates:
-        small = request.variant is not None and plain(request.variant) in ("aspps", "s")
-        rates = ASPP_S if small else ASPP_L
-        note = "read as ASPP-L" if request.variant is None else ""
-        note += "; variant='aspp-s' has the smaller rates" if note else ""
-    system = {ASPP_S: "deeplabv2_vgg16_aspp_s"}.get(rates, "deeplabv2_vgg16_aspp_l")
-    options: dict[str, Any] = {"average_pool": "pool5a" in contents.metadata.get("layers", ())}
-    if rates not in (ASPP_S, ASPP_L):
-        options["rates"] = rates
-    build = builder(system, len(tensors["branches.0.fc8.weight"]), **options)
-    return Plan(ORIGIN, build, tensors, dropped=dropped, note=note)
-
-
 def is_resnet(contents: Contents) -> bool:
     return "res2a_branch2a.weight" in contents.tensors
 
@@ -217,6 +150,5 @@ def block_name(name: str) -> str:
 
 FORMATS = (
     Format("Caffe's FCN and CRF-RNN", is_fcn, fcn),
-    Format("Caffe's DeepLab on VGG-16", is_deeplab_vgg, deeplab_vgg),
     Format("Caffe's ResNet and DeepLab v2", is_resnet, resnet),
 )

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fastseg._bytes import show_bytes
 from fastseg.checkpoints.caffemodel import read_caffemodel
 from fastseg.checkpoints.errors import CheckpointError
 from fastseg.checkpoints.plan import Contents, Tensors
@@ -45,8 +46,13 @@ def read(path: Path) -> Contents:
     kind, reader = _reader(path, start)
     try:
         tensors, found = reader(path)
-    except (CheckpointError, MemoryError):
+    except CheckpointError:
         raise
+    except MemoryError as error:
+        raise CheckpointError(
+            f"load_weights: {path} must hold tensors that fit into memory, got a {kind} file of "
+            f"{show_bytes(path.stat().st_size)} that asks for more: {error}"
+        ) from error
     except Exception as error:
         # What a damaged file makes its reader raise is anybody's guess; a disk that fails has
         # its own number.

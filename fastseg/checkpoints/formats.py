@@ -2,6 +2,7 @@
 
 from fastseg.checkpoints import (
     caffe,
+    caffe_vgg,
     jfzhang,
     kazuto,
     milesial,
@@ -21,6 +22,7 @@ FORMATS: tuple[Format, ...] = (
     *own.FORMATS,
     *refused.FORMATS,
     *caffe.FORMATS,
+    *caffe_vgg.FORMATS,
     *wkentaro.FORMATS,
     *kazuto.FORMATS,
     *milesial.FORMATS,

@@ -20,6 +20,7 @@ from fastseg.models.multi_scale import MultiScale
 
 ORIGIN = "kazuto"
 RATES = {"v2": ASPP_L, "v2s": (3, 6, 9, 12)}
+VARIANTS = {"v2": ("deeplabv2",), "v2s": ("deeplabv2s",)}
 BLOCKS: tuple[Rule, ...] = (
     *pair(r"layer1\.conv1", "backbone.stem", "conv", "bn"),
     *(
@@ -92,13 +93,12 @@ def plan(contents: Contents, request: Request) -> Plan:
 
 
 def v2(tensors: Tensors, several: bool, request: Request) -> Plan:
-    chosen = choose_variant(
-        request, {"v2": ("deeplabv2",), "v2s": ("deeplabv2s",)}, of_model(request), "v2 and v2s"
-    )
+    chosen = choose_variant(request, VARIANTS, of_model(request), "v2 and v2s")
     tensors, dropped = renamed(tensors, (*BLOCKS, *V2_HEAD))
     options = {**options_of(tensors), "rates": RATES[chosen], "align_corners": False}
     system = "deeplabv2_resnet101_msc" if several else "deeplabv2_resnet101"
-    return wrapped(system, tensors, several, dropped, **options)
+    spellings = (chosen, *VARIANTS[chosen])
+    return wrapped(system, tensors, several, dropped, spellings, **options)
 
 
 def of_model(request: Request) -> str | None:
@@ -119,13 +119,18 @@ def options_of(tensors: Tensors) -> dict[str, Any]:
 
 
 def wrapped(
-    system: str, tensors: Tensors, several: bool, dropped: list[str], **options: Any
+    system: str,
+    tensors: Tensors,
+    several: bool,
+    dropped: list[str],
+    variants: tuple[str, ...] = (),
+    **options: Any,
 ) -> Plan:
     score = "score.weight" if "score.weight" in tensors else "aspp.branches.0.weight"
     build = builder(system, len(tensors[score]), **options)
     if several:
         tensors = {f"network.{name}": tensor for name, tensor in tensors.items()}
-    return Plan(ORIGIN, build, tensors, DEEPLAB, dropped)
+    return Plan(ORIGIN, build, tensors, DEEPLAB, dropped, variants=variants)
 
 
 def plain_head(tensors: Tensors) -> Plan:

@@ -12,7 +12,7 @@ from fastseg.checkpoints.agreement import check_agreement, fitted_names
 from fastseg.checkpoints.errors import CheckpointError
 from fastseg.checkpoints.files import read
 from fastseg.checkpoints.formats import plan_of
-from fastseg.checkpoints.plan import Contents, Plan, Request, Tensors
+from fastseg.checkpoints.plan import Contents, Plan, Request, Tensors, check_variant
 from fastseg.checkpoints.report import LoadReport, shortened
 from fastseg.checkpoints.save import unwrapped
 from fastseg.nn.recipe import Recorded
@@ -40,7 +40,8 @@ def load_weights(
             name.
         variant: which of two networks with equal names and shapes the file is of:
             ``"fcn8s"`` or ``"fcn8s_at_once"``, ``"v2"`` or ``"v2s"``; for VGG-16 files by
-            torchvision's names, ``"caffe"`` says that they take Caffe's pixels.
+            torchvision's names, ``"caffe"`` says that they take Caffe's pixels. The name of the
+            system is a variant of every file; one that the file does not leave open is an error.
         strict: whether a name that the file lacks, or that the model lacks, is an error. If not,
             what fits in name and shape is loaded, and a warning says what was not. Left out of
             this are batch norms' counts, which files of old PyTorch lack, and heads for training
@@ -85,9 +86,11 @@ def fill(
     target: Recorded | None, contents: Contents, path: str, variant: str | None, strict: bool
 ) -> tuple[LoadReport, Recorded]:
     """:func:`load_weights` of a file that is read."""
-    plan = plan_of(contents, Request(variant, target), path)
+    request = Request(variant, target)
+    plan = plan_of(contents, request, path)
     with torch.device("meta"):
         built = plan.build().eval()
+    check_variant(request, plan, built.system)
     tensors = plan.tensors
     if not plan.keep_dtype:
         tensors = {name: _single(tensor) for name, tensor in tensors.items()}

@@ -28,6 +28,8 @@ class Plan:
     note: str = ""
     keep_dtype: bool = False
     """Otherwise floating tensors become float32."""
+    variants: tuple[str, ...] = ()
+    """What the caller may have said of this file, beside the name of the system."""
 
 
 class Contents(NamedTuple):
@@ -103,6 +105,18 @@ def choose_variant(
                 )
             return name
     raise CheckpointError(f"load_weights: say {words} for this file, got {request.variant!r}")
+
+
+def check_variant(request: Request, plan: Plan, system: str | None) -> None:
+    """Raises CheckpointError for a variant that says nothing about this file."""
+    known = (*plan.variants, *([] if system is None else [system]))
+    if request.variant is None or plain(request.variant) in map(plain, known):
+        return
+    words = f"None or {', '.join(known)}" if known else "None"
+    raise CheckpointError(
+        f"load_weights: variant must be {words} for this file of {plan.format}, "
+        f"got {request.variant!r}"
+    )
 
 
 def plain(word: str) -> str:

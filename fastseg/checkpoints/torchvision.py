@@ -128,9 +128,10 @@ def sequential(contents: Contents, request: Request) -> Plan:
     def backbone() -> VGG16:
         return VGG16(batch_norm=norm)
 
-    return classifier(
-        contents, request, vgg_rules(contents, norm), backbone, (0, 3, 6), convention, note
-    )
+    rules = vgg_rules(contents, norm)
+    plan = classifier(contents, request, rules, backbone, (0, 3, 6), convention, note)
+    plan.variants = tuple(VGG_VARIANTS)
+    return plan
 
 
 def classifier(
@@ -191,13 +192,8 @@ def vgg_rules(contents: Contents, norm: bool) -> tuple[Rule, ...]:
 
 def vgg_pixels(contents: Contents, request: Request) -> tuple[InputConvention, str]:
     """Which pixels a VGG file of torchvision's names takes: three releases share them."""
-    if request.variant is not None:
-        asked = plain(request.variant)
-        if asked not in VGG_VARIANTS:
-            raise CheckpointError(
-                f"load_weights: variant must be one of {', '.join(VGG_VARIANTS)} for a VGG file, "
-                f"got {request.variant!r}"
-            )
+    asked = "" if request.variant is None else plain(request.variant)
+    if asked in VGG_VARIANTS:
         return VGG_VARIANTS[asked], ""
     if contents.digest == FROM_CAFFE_MD5:
         return VGG, ""

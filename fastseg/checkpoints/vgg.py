@@ -56,7 +56,8 @@ def plan(contents: Contents, request: Request) -> Plan:
         convention, note = HED, "VGG-16 as trained further for edges (HED)"
     elif rows_first and contents.kind == "npz":
         convention = RGB
-    return Plan("VGG-16", VGG16, tensors, convention, dropped, note)
+    spellings = ("caffe",) if convention == VGG else ()
+    return Plan("VGG-16", VGG16, tensors, convention, dropped, note, variants=spellings)
 
 
 FORMATS = (Format("VGG-16 of Caffe, Keras or NumPy", matches, plan),)

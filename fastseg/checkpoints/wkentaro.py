@@ -44,7 +44,9 @@ def plan(contents: Contents, request: Request) -> Plan:
     system = next(system for name, system in LAST.items() if name in tensors)
     if system == "fcn8s":
         system = which_8s(contents, request)
-    return Plan(ORIGIN, builder(system, len(tensors["score_fr.weight"])), tensors, dropped=dropped)
+    spellings = (system, *VARIANTS.get(system, ()))
+    build = builder(system, len(tensors["score_fr.weight"]))
+    return Plan(ORIGIN, build, tensors, dropped=dropped, variants=spellings)
 
 
 def which_8s(contents: Contents, request: Request) -> str:

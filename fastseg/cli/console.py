@@ -1,6 +1,8 @@
 """What every command shares: how it speaks, how it fails, and how it goes through many files."""
 
 import contextlib
+import errno
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
+DISK_TAKES_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Item = TypeVar("Item")
 
@@ -107,7 +110,8 @@ def run_all(
 ) -> None:
     """``run`` on each of ``items`` behind a progress bar; what fails is listed at the end.
 
-    ``run`` is given the bar, to print above it or to add one of its own.
+    ``run`` is given the bar, to print above it or to add one of its own. A disk that takes no more
+    ends the run: what is computed after it could not be written either.
 
     Raises typer.Exit with status 1 if something failed.
     """
@@ -115,7 +119,13 @@ def run_all(
 
     console = make_console(stderr=True)
     failed = list(failures)
-    succeeded = 0
+    succeeded, tried = 0, 0
+
+    def summary() -> str:
+        left = len(items) - tried
+        text = f"{succeeded} {verb}, {done_before} done before, {len(failed)} failed"
+        return text + (f", {left} left: the same command goes on with them" if left else "")
+
     with progress_bar(console) as progress:
         task = progress.add_task("", total=len(items))
         for item in items:
@@ -123,15 +133,29 @@ def run_all(
             try:
                 run(item, progress)
                 succeeded += 1
+            except KeyboardInterrupt:
+                console.print(summary())
+                raise
             except Exception as error:  # the other files can still be done
                 failed.append(Failure(name(item), reason(error)))
+                if isinstance(error, OSError) and error.errno in DISK_TAKES_NO_MORE:
+                    tried += 1
+                    break
+            tried += 1
             progress.advance(task)
-    make_console().print(f"{succeeded} {verb}, {done_before} done before, {len(failed)} failed")
+    make_console().print(summary())
     for item_name, why in sorted(failed):
         text = why if item_name in why else f"{item_name}: {why}"
         say(console, "bold red", "failed", text)
     if failed:
         raise typer.Exit(FAILED)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises OSError unless files can be put into ``folder``, which need not exist yet."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "files cannot be written there", str(folder))
 
 
 def set_megapixel_limit(max_megapixels: int) -> None:

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastseg._bytes import parse_bytes
 from fastseg._limits import MAX_THREADS
 from fastseg.cli.console import (
+    check_writable,
     names_file,
     plain_errors,
     run_all,
@@ -153,6 +155,10 @@ def segment(
     """
     if crf is not None and crf not in PRESETS:
         raise usage_error(f"--crf must be one of {', '.join(PRESETS)}, got {crf}")
+    try:
+        parse_bytes(max_memory, "--max-memory")
+    except ValueError as error:
+        raise usage_error(str(error)) from None
     with plain_errors():
         from fastseg.batch import is_done
         from fastseg.predict.jobs import plan
@@ -165,6 +171,7 @@ def segment(
         set_threads(threads, torch_too=True)
         segmenter: Segmenter | None = None
         if todo:
+            check_writable(out)
             segmenter = _segmenter(model, weights, variant, crf, tta, max_memory, tile, device, amp)
 
         def run(job: "Job", bar: "Progress") -> None:

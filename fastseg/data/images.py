@@ -205,8 +205,20 @@ def array_to_rgb(values: NDArray[Any], path: Path | str = "image") -> NDArray[An
         raise DataError(f"image must have shape (H, W), (H, W, 3) or (H, W, 4), got {values.shape}")
     if values.dtype == np.uint16:
         values = _from_16_bit(values.astype(np.float32), path)
-    elif values.dtype.kind in "iuf" and values.dtype != np.uint8:
+    elif values.dtype.kind in "iu" and values.dtype != np.uint8:
+        if values.min() < 0 or values.max() > 255:
+            raise DataError(
+                f"image must lie in 0 to 255 for {values.dtype} (uint16 in 0 to 65535), "
+                f"got {values.min()} to {values.max()}"
+            )
+        values = values.astype(np.float32)
+    elif values.dtype.kind == "f":
         values = _finite(values)
+        if values.min() < -1 or values.max() > 256:
+            warn(
+                f"{path}: its values are {values.min():g} to {values.max():g} where 0 to 255, or 0 "
+                "to 1, is expected; if they are normalised, give the image as it was before"
+            )
     elif values.dtype != np.uint8:
         raise DataError(f"image must be uint8, uint16 or floating-point, got {values.dtype}")
     if values.shape[-1] == 4:

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fastseg._arguments import check_tensor
+from fastseg.nn.checked import Number, Several
+
 NEGLIGIBLE = 1e-9
 
 
@@ -40,6 +43,7 @@ def border_weight_map(
     Raises:
         ValueError, TypeError: the shape, the dtype or a number breaks a rule above.
     """
+    check_tensor("border_weight_map", "instances", instances)
     if instances.dim() != 2 or instances.numel() == 0:
         raise ValueError(
             "border_weight_map: instances must have shape (H, W) and hold a pixel, "
@@ -49,8 +53,11 @@ def border_weight_map(
         raise TypeError(
             f"border_weight_map: instances must have an integer dtype, got {instances.dtype}"
         )
-    if not sigma > 0:
-        raise ValueError(f"border_weight_map: sigma must be positive, got {sigma}")
+    w0 = Number("be a finite number of at least 0")("border_weight_map: w0", w0)
+    sigma = Number("be positive", math.ulp(0))("border_weight_map: sigma", sigma)
+    if class_weights is not None:
+        rule = Several(Number("be a finite number of at least 0"), 2)
+        class_weights = rule("border_weight_map: class_weights", class_weights)
     if separate:
         instances = separated(instances)
     objects = instances != 0

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastseg._arguments import check_tensor
 from fastseg.backbones.vgg import VGG16
 from fastseg.models.input_convention import VGG
 from fastseg.models.network import Network, without_variance
 from fastseg.nn import ConvNormReLU, DilatedConv2d, MaxUnpool2d, TransposedConv2d
+from fastseg.nn.checked import LARGEST, Count, Integer, Several, checked
 from fastseg.ops import bilinear_upsample
 
 DECODER = (  # channels of the deconvolutions after each unpooling, from the coarsest
@@ -34,7 +36,8 @@ class DeconvNet(Network):
 
     input_convention = VGG
 
-    def __init__(self, num_classes: int = 21, *, in_channels: int = 3) -> None:
+    @checked
+    def __init__(self, num_classes: Count = 21, *, in_channels: Count = 3) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.backbone = VGG16(in_channels, batch_norm=True)
@@ -124,6 +127,7 @@ def aggregate_proposals(
     Raises:
         ValueError: there are no maps, not as many boxes, maps of different K, an empty box, or
             another word for ``combine``.
+        TypeError: a map that is no tensor, or corners that are no integers.
     """
     if combine not in ("max", "sum"):
         raise ValueError(f"aggregate_proposals: combine must be 'max' or 'sum', got {combine!r}")
@@ -132,9 +136,12 @@ def aggregate_proposals(
             "aggregate_proposals: boxes must be one for each of one or more scores, "
             f"got {len(boxes)} for {len(scores)}"
         )
-    height, width = size
+    height, width = Several(Integer(), 2)("aggregate_proposals: size", size)
+    corners = Several(Integer(-LARGEST), 4)
     total: Tensor | None = None
-    for index, (map, (top, left, bottom, right)) in enumerate(zip(scores, boxes, strict=True)):
+    for index, (map, box) in enumerate(zip(scores, boxes, strict=True)):
+        check_tensor("aggregate_proposals", f"scores[{index}]", map)
+        top, left, bottom, right = corners(f"aggregate_proposals: boxes[{index}]", box)
         if map.dim() != 3 or len(map) != len(scores[0]):
             raise ValueError(
                 f"aggregate_proposals: scores[{index}] must have shape ({len(scores[0])}, h, w), "

@@ -1,6 +1,6 @@
 """DeepLab v1 (Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets", 2015)."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from fastseg.backbones.vgg import VGG16
 from fastseg.models.input_convention import DEEPLAB
 from fastseg.models.network import Network, gaussian_
 from fastseg.nn import DilatedConv2d
+from fastseg.nn.checked import Count, OneOf, checked
 
 
 class Variant(NamedTuple):
@@ -70,20 +71,17 @@ class DeepLabV1(Network):
     input_convention = DEEPLAB
     crf_preset = "deeplab-largefov"
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 21,
+        num_classes: Count = 21,
         *,
-        variant: str = "largefov",
+        variant: Annotated[str, OneOf(*VARIANTS)] = "largefov",
         multi_scale: bool = False,
-        in_channels: int = 3,
+        in_channels: Count = 3,
         align_corners: bool = True,
     ) -> None:
         super().__init__()
-        if variant not in VARIANTS:
-            raise ValueError(
-                f"DeepLabV1: variant must be one of {', '.join(VARIANTS)}, got {variant!r}"
-            )
         row = VARIANTS[variant]
         self.num_classes, self.align_corners = num_classes, align_corners
         self.backbone = dilated_vgg16(row.pool_kernel, in_channels)
@@ -124,12 +122,16 @@ class DeepLabV1(Network):
 
 
 class MultiScaleFeatures(nn.Module):
-    """A two-layer perceptron, 3x3 and 1x1 of 128 filters, on the image and each of four pools."""
+    """A two-layer perceptron, 3x3 and 1x1 of 128 filters, on the image and each of four pools.
+
+    Dropout follows each layer, as in the release.
+    """
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
         channels, strides = (in_channels, 64, 128, 256, 512), (8, 4, 2, 1, 1)
         self.strides = strides
+        self.dropout = nn.Dropout(0.5)
         self.branches = nn.ModuleList(
             nn.Sequential(
                 DilatedConv2d(width, 128, padding=1, stride=stride, activation="relu"),
@@ -142,8 +144,12 @@ class MultiScaleFeatures(nn.Module):
         """Maps of 128 channels at the size of ``top``, zeros where pooling rounded up."""
         height, width = top.shape[2:]
         outputs = []
-        for branch, stride, feature in zip(self.branches, self.strides, features, strict=True):
+        sources = zip(self.branches.children(), self.strides, features, strict=True)
+        for branch, stride, feature in sources:
             rows = (height - 1) * stride + 1 - feature.shape[2]
             columns = (width - 1) * stride + 1 - feature.shape[3]
-            outputs.append(branch(functional.pad(feature, (0, columns, 0, rows))))
+            output = functional.pad(feature, (0, columns, 0, rows))
+            for layer in branch.children():
+                output = self.dropout(layer(output))
+            outputs.append(output)
         return outputs

@@ -1,14 +1,13 @@
 """DeepLab v2 (Chen et al., "DeepLab: ... Atrous Convolution, and Fully Connected CRFs", 2017)."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
-from fastseg.backbones.resnet import ResNet
+from fastseg.backbones.resnet import ConventionName, Depth, ResNet
 from fastseg.models.deeplab_v1 import dilated_vgg16
 from fastseg.models.input_convention import DEEPLAB
 from fastseg.models.network import Network, freeze_norms, gaussian_
 from fastseg.nn import ASPP, DilatedConv2d
+from fastseg.nn.checked import Count, Counts, RatesOrZero, checked
 
 LARGE_FOV, ASPP_S, ASPP_L = (12,), (2, 4, 8, 12), (6, 12, 18, 24)
 
@@ -29,13 +28,14 @@ class DeepLabV2VGG16(Network):
     input_convention = DEEPLAB
     crf_preset = "deeplab-vgg"
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 21,
+        num_classes: Count = 21,
         *,
-        rates: Sequence[int] = ASPP_L,
+        rates: Counts = ASPP_L,
         average_pool: bool = False,
-        in_channels: int = 3,
+        in_channels: Count = 3,
         align_corners: bool = True,
     ) -> None:
         super().__init__()
@@ -89,15 +89,16 @@ class DeepLabV2ResNet(Network):
     input_convention = DEEPLAB
     crf_preset = "deeplab-resnet"
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 21,
+        num_classes: Count = 21,
         *,
-        depth: int = 101,
-        rates: Sequence[int] = ASPP_L,
-        convention: str = "caffe",
+        depth: Depth = 101,
+        rates: RatesOrZero = ASPP_L,
+        convention: ConventionName = "caffe",
         frozen_norm: bool = True,
-        in_channels: int = 3,
+        in_channels: Count = 3,
         align_corners: bool = True,
     ) -> None:
         super().__init__()

@@ -1,15 +1,16 @@
 """DeepLab v3 (Chen et al., "Rethinking Atrous Convolution", 2017)."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastseg.backbones.build import build_backbone
+from fastseg.backbones.build import BACKBONES, build_backbone
+from fastseg.backbones.resnet import ConventionName
 from fastseg.models.fcn_resnet import FCNHead
 from fastseg.models.network import TrainingOutput
-from fastseg.models.pyramid_pooling import Norm, PyramidPooling, TwoStrides, conv3x3
+from fastseg.models.pyramid_pooling import Norm, TwoStrides
 from fastseg.nn import DilatedConv2d
+from fastseg.nn.checked import Count, Counts, Epsilon, OneOf, Share, Stride, checked
 
 
 class DeepLabV3(TwoStrides):
@@ -39,59 +40,60 @@ class DeepLabV3(TwoStrides):
         align_corners: see :class:`Network`.
     """
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 21,
+        num_classes: Count = 21,
         *,
-        backbone: str = "resnet101",
-        rates: Sequence[int] = (6, 12, 18),
-        multi_grid: Sequence[int] = (1, 2, 4),
-        output_stride: int = 8,
-        train_output_stride: int = 16,
-        convention: str = "caffe",
+        backbone: Annotated[str, OneOf(*BACKBONES)] = "resnet101",
+        rates: Counts = (6, 12, 18),
+        multi_grid: Counts = (1, 2, 4),
+        output_stride: Stride = 8,
+        train_output_stride: Stride = 16,
+        convention: ConventionName = "caffe",
         head_conv: bool = False,
         separable: bool = False,
         norm_between: bool = True,
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
         aux: bool = False,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 3e-4,
-        in_channels: int = 3,
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 3e-4,
+        in_channels: Count = 3,
         align_corners: bool = False,
     ) -> None:
-        super().__init__()
         norm = Norm(norm_eps=norm_eps, norm_momentum=norm_momentum)
+        super().__init__(
+            build_backbone(
+                backbone,
+                multi_grid=multi_grid,
+                convention=convention,
+                in_channels=in_channels,
+                **norm,
+            ),
+            norm,
+            rates=rates,
+            output_strides=(train_output_stride, output_stride),
+            separable=separable,
+            norm_between=norm_between,
+            head_conv=head_conv,
+            dropout=dropout,
+        )
         self.num_classes, self.align_corners = num_classes, align_corners
-        self.train_output_stride, self.eval_output_stride = train_output_stride, output_stride
-        self.backbone = build_backbone(
-            backbone, multi_grid=multi_grid, convention=convention, in_channels=in_channels, **norm
-        )
-        channels = self.backbone.out_channels
-        self.aspp = PyramidPooling(
-            channels[-1], rates=rates, norm=norm, separable=separable, norm_between=norm_between
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.head: nn.Module = nn.Identity()
-        if head_conv:
-            self.head = conv3x3(256, 256, norm=norm, separable=separable, norm_between=norm_between)
         self.score = DilatedConv2d(256, num_classes, kernel_size=1)
-        self.aux_head = FCNHead(channels[2], num_classes) if aux else None
+        self.aux_head = FCNHead(self.backbone.out_channels[2], num_classes) if aux else None
         self.train()
 
     def scores(self, input: Tensor) -> Tensor:
         """``(B, K, h, w)`` at the output stride."""
         self.check_size(input)
-        return self._scores(self.backbone(input)[-1])
+        scores: Tensor = self.score(self.encode(self.backbone(input)[-1]))
+        return scores
 
     def forward(self, input: Tensor) -> Any:
         """Logits, or :class:`TrainingOutput` in training mode with an auxiliary head."""
         self.check_size(input)
         *_, layer3, layer4 = self.backbone(input)
-        logits = self.upsample(self._scores(layer4), input)
+        logits = self.upsample(self.score(self.encode(layer4)), input)
         if self.aux_head is None or not self.training:
             return logits
         return TrainingOutput(logits, (self.upsample(self.aux_head(layer3), input),))
-
-    def _scores(self, features: Tensor) -> Tensor:
-        scores: Tensor = self.score(self.head(self.dropout(self.aspp(features))))
-        return scores

@@ -1,13 +1,15 @@
 """DeepLab v3+ (Chen et al., "Encoder-Decoder with Atrous Separable Convolution", 2018)."""
 
-from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from fastseg.backbones.build import build_backbone
-from fastseg.models.pyramid_pooling import Norm, PyramidPooling, TwoStrides, conv3x3
+from fastseg.backbones.build import BACKBONES, build_backbone
+from fastseg.backbones.resnet import ConventionName
+from fastseg.models.pyramid_pooling import Norm, TwoStrides
 from fastseg.nn import ConvNormReLU, DilatedConv2d
+from fastseg.nn.checked import Count, Counts, Epsilon, Integer, OneOf, Share, Stride, checked
 from fastseg.ops import bilinear_upsample
 
 
@@ -29,53 +31,48 @@ class DeepLabV3Plus(TwoStrides):
         align_corners: of both enlargements, see :class:`Network`.
     """
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 21,
+        num_classes: Count = 21,
         *,
-        backbone: str = "resnet101",
-        rates: Sequence[int] = (6, 12, 18),
-        multi_grid: Sequence[int] = (1, 2, 4),
-        output_stride: int = 16,
-        train_output_stride: int = 16,
-        convention: str = "caffe",
+        backbone: Annotated[str, OneOf(*BACKBONES)] = "resnet101",
+        rates: Counts = (6, 12, 18),
+        multi_grid: Counts = (1, 2, 4),
+        output_stride: Stride = 16,
+        train_output_stride: Stride = 16,
+        convention: ConventionName = "caffe",
         separable: bool = False,
         norm_between: bool = True,
-        decoder_convs: int = 2,
+        decoder_convs: Annotated[int, Integer(0)] = 2,
         head_conv: bool = False,
-        dropout: float = 0.0,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 3e-4,
-        in_channels: int = 3,
+        dropout: Share = 0.0,
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 3e-4,
+        in_channels: Count = 3,
         align_corners: bool = False,
     ) -> None:
-        super().__init__()
         norm = Norm(norm_eps=norm_eps, norm_momentum=norm_momentum)
+        super().__init__(
+            build_backbone(
+                backbone,
+                multi_grid=multi_grid,
+                convention=convention,
+                in_channels=in_channels,
+                **norm,
+            ),
+            norm,
+            rates=rates,
+            output_strides=(train_output_stride, output_stride),
+            separable=separable,
+            norm_between=norm_between,
+            head_conv=head_conv,
+            dropout=dropout,
+        )
         self.num_classes, self.align_corners = num_classes, align_corners
-        self.train_output_stride, self.eval_output_stride = train_output_stride, output_stride
-        self.backbone = build_backbone(
-            backbone, multi_grid=multi_grid, convention=convention, in_channels=in_channels, **norm
-        )
-        low, *_, high = self.backbone.out_channels
-        self.aspp = PyramidPooling(
-            high, rates=rates, norm=norm, separable=separable, norm_between=norm_between
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.head: nn.Module = nn.Identity()
-        if head_conv:
-            self.head = conv3x3(256, 256, norm=norm, separable=separable, norm_between=norm_between)
-        self.reduce = ConvNormReLU(low, 48, kernel_size=1, **norm)
+        self.reduce = ConvNormReLU(self.backbone.out_channels[0], 48, kernel_size=1, **norm)
         self.decoder = nn.Sequential(
-            *(
-                conv3x3(
-                    256 if index else 304,
-                    256,
-                    norm=norm,
-                    separable=separable,
-                    norm_between=norm_between,
-                )
-                for index in range(decoder_convs)
-            )
+            *(self.conv3x3(256 if index else 304, 256) for index in range(decoder_convs))
         )
         self.score = DilatedConv2d(256 if decoder_convs else 304, num_classes, kernel_size=1)
         self.train()
@@ -85,7 +82,6 @@ class DeepLabV3Plus(TwoStrides):
         self.check_size(input)
         low, *_, high = self.backbone(input)
         low = self.reduce(low)
-        encoder = self.head(self.dropout(self.aspp(high)))
-        encoder = bilinear_upsample(encoder, tuple(low.shape[2:]), self.align_corners)
+        encoder = bilinear_upsample(self.encode(high), tuple(low.shape[2:]), self.align_corners)
         scores: Tensor = self.score(self.decoder(torch.cat([encoder, low], dim=1)))
         return scores

@@ -6,6 +6,7 @@ from fastseg.backbones.vgg import VGG16
 from fastseg.models.input_convention import FCN as FCN_PIXELS
 from fastseg.models.network import Network
 from fastseg.nn import DilatedConv2d, TransposedConv2d
+from fastseg.nn.checked import Count, checked
 
 
 class FCN(Network):
@@ -24,8 +25,9 @@ class FCN(Network):
 
     input_convention = FCN_PIXELS
 
+    @checked
     def __init__(
-        self, num_classes: int = 21, *, in_channels: int = 3, learn_upsampling: bool = False
+        self, num_classes: Count = 21, *, in_channels: Count = 3, learn_upsampling: bool = False
     ) -> None:
         super().__init__()
         self.num_classes, self.learn_upsampling = num_classes, learn_upsampling
@@ -45,8 +47,9 @@ class FCN(Network):
 class FCN32s(FCN):
     """One stream, enlarged 32 times."""
 
+    @checked
     def __init__(
-        self, num_classes: int = 21, *, in_channels: int = 3, learn_upsampling: bool = False
+        self, num_classes: Count = 21, *, in_channels: Count = 3, learn_upsampling: bool = False
     ) -> None:
         super().__init__(num_classes, in_channels=in_channels, learn_upsampling=learn_upsampling)
         self.upscore = TransposedConv2d.bilinear(num_classes, 32, padding=0, trainable=False)
@@ -63,8 +66,9 @@ class FCN32s(FCN):
 class FCN16s(FCN):
     """Two streams: the coarse scores, enlarged twice, and those of pool4."""
 
+    @checked
     def __init__(
-        self, num_classes: int = 21, *, in_channels: int = 3, learn_upsampling: bool = False
+        self, num_classes: Count = 21, *, in_channels: Count = 3, learn_upsampling: bool = False
     ) -> None:
         super().__init__(num_classes, in_channels=in_channels, learn_upsampling=learn_upsampling)
         self.score_pool4 = score_layer(512, num_classes)
@@ -94,13 +98,14 @@ class FCN8s(FCN):
         upscore2_bias: whether ``upscore2`` has a bias, as one port of CRF-RNN does.
     """
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 21,
+        num_classes: Count = 21,
         *,
         at_once: bool = False,
         upscore2_bias: bool = False,
-        in_channels: int = 3,
+        in_channels: Count = 3,
         learn_upsampling: bool = False,
     ) -> None:
         super().__init__(num_classes, in_channels=in_channels, learn_upsampling=learn_upsampling)

@@ -7,6 +7,7 @@ from fastseg.models.fcn import crop, score_layer
 from fastseg.models.input_convention import FCN
 from fastseg.models.network import Network
 from fastseg.nn import DilatedConv2d, TransposedConv2d
+from fastseg.nn.checked import Count, checked
 
 
 class FCNAlexNet(Network):
@@ -19,7 +20,8 @@ class FCNAlexNet(Network):
 
     input_convention = FCN
 
-    def __init__(self, num_classes: int = 21, *, in_channels: int = 3) -> None:
+    @checked
+    def __init__(self, num_classes: Count = 21, *, in_channels: Count = 3) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.backbone = AlexNet(in_channels, convention="caffe", first_padding=100)

@@ -4,9 +4,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastseg.backbones.resnet import ResNet
+from fastseg.backbones.resnet import ConventionName, Depth, ResNet
 from fastseg.models.network import Network, TrainingOutput
 from fastseg.nn import ConvNormReLU, DilatedConv2d
+from fastseg.nn.checked import Count, Stride, checked
 
 
 class FCNHead(nn.Module):
@@ -36,15 +37,16 @@ class FCNResNet(Network):
         align_corners: see :class:`Network`.
     """
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 21,
+        num_classes: Count = 21,
         *,
-        depth: int = 50,
+        depth: Depth = 50,
         aux: bool = False,
-        convention: str = "torchvision",
-        output_stride: int = 8,
-        in_channels: int = 3,
+        convention: ConventionName = "torchvision",
+        output_stride: Stride = 8,
+        in_channels: Count = 3,
         align_corners: bool = False,
     ) -> None:
         super().__init__()

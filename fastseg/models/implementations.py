@@ -33,7 +33,12 @@ VAINF_V3 = {**VAINF, "head_conv": True}
 VAINF_V3PLUS = {**VAINF, "decoder_convs": 1}
 # Rates of 6, 12 and 18 at output stride 8, where fastseg's count double.
 KAZUTO_V3: dict[str, Any] = {"rates": (3, 6, 9), "train_output_stride": 8}
-SMP: dict[str, Any] = {"convention": "uniform", "multi_grid": (1,), "norm_momentum": 0.1}
+SMP: dict[str, Any] = {
+    "convention": "uniform",
+    "multi_grid": (1,),
+    "dropout": 0.5,
+    "norm_momentum": 0.1,
+}
 SMP_V3 = {**SMP, "head_conv": True, "train_output_stride": 8, "align_corners": True}
 SMP_V3PLUS = {
     **SMP,
@@ -47,6 +52,7 @@ SMP_V3PLUS = {
 JFZHANG: dict[str, Any] = {
     "convention": "uniform",
     "align_corners": True,
+    "dropout": 0.5,
     "norm_momentum": 0.1,
 }
 

@@ -9,10 +9,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastseg.nn.checked import Integer, Number, OneOf, Rule, Several, flag
+
 CHANNELS = ("rgb", "bgr", "grey")
 PADDINGS = ("zeros", "mirror")
 RESAMPLINGS = ("bilinear", "bicubic")
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
+
+
+POSITIVE = Number("be a positive number", math.ulp(0))
+FINITE = Several(Number("be a finite number", -math.inf))
+RULES: dict[str, Rule] = {
+    "channels": OneOf(*CHANNELS),
+    "max_value": POSITIVE,
+    "mean": FINITE,
+    "std": FINITE,
+    "divide_if_above_one": flag,
+    "scale": POSITIVE,
+    "short_side": Integer(),
+    "fit": Integer(),
+    "resample": OneOf(*RESAMPLINGS),
+    "pad_to": Integer(),
+    "multiple": Integer(),
+    "offset": Integer(0),
+    "padding": OneOf(*PADDINGS),
+}
 
 
 @dataclass(frozen=True)
@@ -59,30 +80,19 @@ class InputConvention:
     padding: str = "zeros"
 
     def __post_init__(self) -> None:
-        for name, words in (
-            ("channels", CHANNELS),
-            ("padding", PADDINGS),
-            ("resample", RESAMPLINGS),
-        ):
-            if getattr(self, name) not in words:
-                raise ValueError(
-                    f"InputConvention: {name} must be one of {', '.join(words)}, "
-                    f"got {getattr(self, name)!r}"
-                )
+        for name, rule in RULES.items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, rule(f"InputConvention: {name}", value))
         for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))
-            object.__setattr__(self, name, values)
-            if len(values) != self.num_channels or not all(map(math.isfinite, values)):
+            values = getattr(self, name)
+            if len(values) != self.num_channels:
                 raise ValueError(
                     f"InputConvention: {name} must hold {self.num_channels} finite numbers for "
                     f"channels={self.channels!r}, got {values}"
                 )
         if 0 in self.std:
             raise ValueError(f"InputConvention: std must not be 0, got {self.std}")
-        for name in ("max_value", "scale", "short_side", "fit", "pad_to", "multiple"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"InputConvention: {name} must be positive, got {value}")
 
     @property
     def num_channels(self) -> int:

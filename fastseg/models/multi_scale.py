@@ -1,13 +1,13 @@
 """MSC: one network on several sizes of the image, fused by the maximum (DeepLab v2, sec. 4.1)."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastseg.models.network import Network, TrainingOutput
+from fastseg.nn.checked import Scales, checked
 from fastseg.ops import bilinear_upsample
 from fastseg.ops.bilinear_upsample import scaled
 
@@ -27,17 +27,16 @@ class MultiScale(Network):
             release has; one more than above where n s is whole.
     """
 
+    @checked
     def __init__(
         self,
         network: Network,
         *,
-        scales: Sequence[float] = (0.5, 0.75),
+        scales: Scales = (0.5, 0.75),
         fuse_logits: bool = False,
         add_one: bool = False,
     ) -> None:
         super().__init__()
-        if not scales or min(scales) <= 0:
-            raise ValueError(f"MultiScale: scales must be positive, got {tuple(scales)}")
         self.network, self.scales, self.fuse_logits = network, tuple(scales), fuse_logits
         self.add_one = add_one
         self.num_classes, self.align_corners = network.num_classes, network.align_corners

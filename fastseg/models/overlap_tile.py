@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastseg.models.network import check_image
 from fastseg.models.unet import UNet
+from fastseg.nn.checked import Instance, Integer
 
 
 class Tile(NamedTuple):
@@ -41,6 +43,8 @@ def overlap_tile(
     Raises:
         ValueError: the tile's logits are shorter than 2^depth, or the image is empty.
     """
+    Instance((UNet,))("overlap_tile: network", network)
+    check_image("overlap_tile", image)
     result: Tensor | None = None
     for part in tiles(network, image.shape[2], image.shape[3], tile=tile):
         source = image.index_select(2, part.source_rows.to(image.device))
@@ -71,6 +75,7 @@ def tiles(network: UNet, height: int, width: int, *, tile: int = 572) -> Iterato
 
 def axis(network: UNet, length: int, tile: int) -> Callable[[], Iterator[tuple[slice, Tensor]]]:
     """The spans of one axis: where the logits go, and the mirrored indices of what they need."""
+    tile = Integer()("overlap_tile: tile", tile)
     step, margin = 1 << network.depth, network.margin
     smallest = network.valid_size(2 * margin + step)  # whose logits hold one step of the tiles
     if tile < smallest:

@@ -1,6 +1,7 @@
 """ASPP as DeepLab v3 has it (Chen et al. 2017, fig. 5): with batch norm and image pooling."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TypedDict
 
 import torch
@@ -85,14 +86,44 @@ class PyramidPooling(nn.Module):
 class TwoStrides(Network):
     """A backbone and ASPP that run at one output stride in training, at another in evaluation.
 
+    Args:
+        backbone, norm, rates, separable, norm_between, head_conv, dropout: see :class:`DeepLabV3`.
+        output_strides: in training and in evaluation mode.
+
     Attributes:
         train_output_stride, eval_output_stride: which. The weights are the same.
     """
 
-    backbone: Backbone
-    aspp: PyramidPooling
-    train_output_stride: int
-    eval_output_stride: int
+    def __init__(
+        self,
+        backbone: Backbone,
+        norm: Norm,
+        *,
+        rates: Sequence[int],
+        output_strides: tuple[int, int],
+        separable: bool,
+        norm_between: bool,
+        head_conv: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.train_output_stride, self.eval_output_stride = output_strides
+        self.backbone = backbone
+        self.conv3x3 = partial(conv3x3, norm=norm, separable=separable, norm_between=norm_between)
+        self.aspp = PyramidPooling(
+            backbone.out_channels[-1],
+            rates=rates,
+            norm=norm,
+            separable=separable,
+            norm_between=norm_between,
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = self.conv3x3(256, 256) if head_conv else nn.Identity()
+
+    def encode(self, features: Tensor) -> Tensor:
+        """The 256 channels that the backbone's last map becomes."""
+        encoded: Tensor = self.head(self.dropout(self.aspp(features)))
+        return encoded
 
     def set_output_stride(self, output_stride: int) -> None:
         """Spread strides and rates anew, until the next :meth:`train` or :meth:`eval`."""

@@ -10,6 +10,7 @@ import torch
 from fastseg.models.input_convention import InputConvention
 from fastseg.models.network import Network
 from fastseg.models.with_crf import CRFRNN
+from fastseg.nn.checked import Integer
 
 Model = Network | CRFRNN
 
@@ -37,8 +38,7 @@ class System:
     def build(self, num_classes: int | None = None, **options: Any) -> Model:
         """The network with random weights, see :func:`build`."""
         count = self.num_classes if num_classes is None else num_classes
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"build: num_classes must be a positive integer, got {count!r}")
+        count = Integer()("build: num_classes", count)
         try:
             model = self.make(count, **{**self.options, **options})
         except TypeError as error:

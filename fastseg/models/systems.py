@@ -149,7 +149,7 @@ def _rows() -> tuple[System, ...]:
             "table 1, DeepLab-MSc-LargeFOV",
             8,
             {"multi_scale": True},
-            checkpoints=own,
+            checkpoints=caffe,
         ),
         row(
             "deeplabv2_vgg16_largefov",

@@ -1,5 +1,7 @@
 """U-Net (Ronneberger, Fischer and Brox, "U-Net", MICCAI 2015)."""
 
+from typing import Annotated
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -7,6 +9,9 @@ from fastseg.models.input_convention import UNIT_GREY, UNIT_RGB
 from fastseg.models.network import Network, check_image
 from fastseg.models.unet_blocks import DoubleConv, UpLevel
 from fastseg.nn import DilatedConv2d, TransposedConv2d
+from fastseg.nn.checked import Count, Integer, OneOf, Share, checked
+
+DEEPEST = 16  # poolings: sides of 65536 pixels and more
 
 
 class UNet(Network):
@@ -31,28 +36,21 @@ class UNet(Network):
         dropout: at the end of the two deepest contracting levels, in training.
     """
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 2,
+        num_classes: Count = 2,
         *,
-        in_channels: int = 1,
-        depth: int = 4,
-        width: int = 64,
-        padding: str = "valid",
+        in_channels: Count = 1,
+        depth: Annotated[int, Integer(1, DEEPEST)] = 4,
+        width: Count = 64,
+        padding: Annotated[str, OneOf("valid", "same")] = "valid",
         norm: bool = False,
-        up: str = "deconv",
+        up: Annotated[str, OneOf("deconv", "bilinear")] = "deconv",
         caffe: bool = False,
-        dropout: float = 0.5,
+        dropout: Share = 0.5,
     ) -> None:
         super().__init__()
-        for name, word, words in (
-            ("padding", padding, ("valid", "same")),
-            ("up", up, ("deconv", "bilinear")),
-        ):
-            if word not in words:
-                raise ValueError(f"UNet: {name} must be {' or '.join(words)}, got {word!r}")
-        if depth < 1 or width < 1:
-            raise ValueError(f"UNet: depth and width must be positive, got {depth} and {width}")
         self.num_classes, self.depth, self.padding = num_classes, depth, padding
         self.input_convention = UNIT_GREY if in_channels == 1 else UNIT_RGB
         widths = [width << level for level in range(depth + 1)]

@@ -1,14 +1,18 @@
 """Networks that end in a dense CRF: as post-processing, or as layers that are trained (CRF-RNN)."""
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from torch import Tensor
 
+from fastseg._limits import MAX_ITERATIONS
 from fastseg.crf.dense_crf import DenseCRF
 from fastseg.models.fcn import FCN8s
 from fastseg.models.input_convention import InputConvention
 from fastseg.models.network import Network, TrainingOutput
+from fastseg.nn.checked import Count, Integer, checked
 from fastseg.nn.recipe import Recorded
+
+Iterations: TypeAlias = Annotated[int, Integer(0, MAX_ITERATIONS)]
 
 
 class WithCRF(Recorded):
@@ -22,11 +26,18 @@ class WithCRF(Recorded):
         crf: None for that which its paper published with it, ``network.crf_preset``.
 
     Raises:
-        ValueError: the network's paper has no CRF and none is given.
+        ValueError: the network's paper has no CRF and none is given, or its logits are smaller
+            than the image.
     """
 
+    @checked
     def __init__(self, network: Network, crf: DenseCRF | None = None) -> None:
         super().__init__()
+        if getattr(network, "margin", 0):
+            raise ValueError(
+                "WithCRF: network must give logits of the size of the image, got a "
+                f"{type(network).__name__} of valid convolutions; padding='same' does"
+            )
         if crf is None:
             if network.crf_preset is None:
                 raise ValueError(
@@ -83,14 +94,15 @@ class CRFRNN(WithCRF):
         iterations, train_iterations: of the CRF.
     """
 
+    @checked
     def __init__(
         self,
-        num_classes: int = 21,
+        num_classes: Count = 21,
         *,
         upscore2_bias: bool = False,
-        in_channels: int = 3,
-        iterations: int = 10,
-        train_iterations: int = 5,
+        in_channels: Count = 3,
+        iterations: Iterations = 10,
+        train_iterations: Iterations = 5,
     ) -> None:
         super().__init__(
             FCN8s(num_classes, upscore2_bias=upscore2_bias, in_channels=in_channels),

@@ -1,13 +1,13 @@
 """Atrous spatial pyramid pooling as a module."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from fastseg.nn.checked import Activation, Count, Epsilon, OneOf, RatesOrZero, Share, checked
 from fastseg.nn.conv_norm_relu import ConvNormReLU
-from fastseg.nn.dilated_conv import DilatedConv2d, activate, check_activation
+from fastseg.nn.dilated_conv import DilatedConv2d, activate
 from fastseg.ops import aspp
 
 
@@ -33,27 +33,23 @@ class ASPP(nn.Module):
         activation: None or ``"relu"``.
     """
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        in_channels: Count,
+        out_channels: Count,
         *,
-        rates: Sequence[int],
-        combine: str = "sum",
-        kernel_size: int = 3,
+        rates: RatesOrZero,
+        combine: Annotated[str, OneOf("sum", "concat")] = "sum",
+        kernel_size: Count = 3,
         norm: bool = False,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 0.1,
-        activation: str | None = None,
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 0.1,
+        activation: Activation | None = None,
     ) -> None:
         super().__init__()
-        check_activation("ASPP", activation)
-        if combine not in ("sum", "concat"):
-            raise ValueError(f"ASPP: combine must be 'sum' or 'concat', got {combine!r}")
-        if not rates:
-            raise ValueError("ASPP: rates must hold one rate or more, got none")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"ASPP: kernel_size must be odd and positive, got {kernel_size}")
+        if kernel_size % 2 == 0:
+            raise ValueError(f"ASPP: kernel_size must be odd, got {kernel_size}")
         self.rates, self.combine, self.activation = tuple(rates), combine, activation
         self.norm = norm
         branches: list[nn.Module] = []

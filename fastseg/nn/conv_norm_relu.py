@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from fastseg.nn.dilated_conv import DilatedConv2d, activate, check_activation
-from fastseg.ops.conv_geometry import Padding, Pair
+from fastseg.nn.checked import Activation, Count, Epsilon, Share, Size, Zeros, checked
+from fastseg.nn.dilated_conv import DilatedConv2d, activate
 
 
 class ConvNormReLU(nn.Module):
@@ -17,23 +17,23 @@ class ConvNormReLU(nn.Module):
         activation: ``"relu"`` or None.
     """
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        in_channels: Count,
+        out_channels: Count,
         *,
-        kernel_size: Pair = 3,
-        rate: Pair = 1,
-        stride: Pair = 1,
-        padding: Padding = "same",
-        groups: int = 1,
+        kernel_size: Size = 3,
+        rate: Size = 1,
+        stride: Size = 1,
+        padding: Zeros = "same",
+        groups: Count = 1,
         bias: bool = False,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 0.1,
-        activation: str | None = "relu",
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 0.1,
+        activation: Activation | None = "relu",
     ) -> None:
         super().__init__()
-        check_activation("ConvNormReLU", activation)
         self.conv = DilatedConv2d(
             in_channels,
             out_channels,

@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fastseg.nn.checked import Activation, Count, Size, Zeros, checked
 from fastseg.ops import dilated_conv2d
-from fastseg.ops.conv_geometry import ConvGeometry, Padding, Pair, pair
+from fastseg.ops.conv_geometry import ConvGeometry, pair
 
 
 class DilatedConv2d(nn.Module):
@@ -30,28 +31,25 @@ class DilatedConv2d(nn.Module):
 
     bias: nn.Parameter | None
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        in_channels: Count,
+        out_channels: Count,
         *,
-        kernel_size: Pair = 3,
-        rate: Pair = 1,
-        padding: Padding = "same",
-        stride: Pair = 1,
-        groups: int = 1,
+        kernel_size: Size = 3,
+        rate: Size = 1,
+        padding: Zeros = "same",
+        stride: Size = 1,
+        groups: Count = 1,
         bias: bool = True,
-        activation: str | None = None,
+        activation: Activation | None = None,
     ) -> None:
         super().__init__()
-        check_activation("DilatedConv2d", activation)
-        if groups < 1:
-            raise ValueError(f"DilatedConv2d: groups must be positive, got {groups}")
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if channels < 1 or channels % groups:
+            if channels % groups:
                 raise ValueError(
-                    f"DilatedConv2d: {name} must be a positive multiple of groups ({groups}), "
-                    f"got {channels}"
+                    f"DilatedConv2d: {name} must be a multiple of groups ({groups}), got {channels}"
                 )
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = pair("DilatedConv2d", "kernel_size", kernel_size)
@@ -100,11 +98,6 @@ class DilatedConv2d(nn.Module):
         if self.bias is None:
             text += ", bias=False"
         return text + (f", activation={self.activation!r}" if self.activation else "")
-
-
-def check_activation(op: str, activation: str | None) -> None:
-    if activation not in (None, "relu"):
-        raise ValueError(f"{op}: activation must be None or 'relu', got {activation!r}")
 
 
 def activate(value: Tensor, activation: str | None) -> Tensor:

@@ -1,8 +1,21 @@
 """Dilated convolution along one axis, the form in which it is usually explained."""
 
+from typing import Annotated, Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fastseg.nn.checked import Count, Integer, checked
+
+
+def padding_rule(what: str, value: Any) -> str | int:
+    """``"same"``, ``"valid"`` or a number."""
+    if value in ("same", "valid"):
+        return str(value)
+    if isinstance(value, str):
+        raise ValueError(f"{what} must be 'same', 'valid' or a number, got {value!r}")
+    return Integer(0)(what, value)
 
 
 class DilatedConv1d(nn.Module):
@@ -27,25 +40,19 @@ class DilatedConv1d(nn.Module):
         ValueError: ``rate`` or ``stride`` is below 1, or ``padding`` is none of the above.
     """
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        in_channels: Count,
+        out_channels: Count,
         *,
-        kernel_size: int = 3,
-        rate: int = 1,
-        padding: str | int = "same",
-        stride: int = 1,
+        kernel_size: Count = 3,
+        rate: Count = 1,
+        padding: Annotated[str | int, padding_rule] = "same",
+        stride: Count = 1,
         bias: bool = True,
     ) -> None:
         super().__init__()
-        for name, value in (("kernel_size", kernel_size), ("rate", rate), ("stride", stride)):
-            if value < 1:
-                raise ValueError(f"DilatedConv1d: {name} must be positive, got {value}")
-        if padding not in ("same", "valid") and (isinstance(padding, str) or padding < 0):
-            raise ValueError(
-                f"DilatedConv1d: padding must be 'same', 'valid' or a number, got {padding!r}"
-            )
         total = {"same": rate * (kernel_size - 1), "valid": 0}
         both = total[padding] if isinstance(padding, str) else 2 * padding
         self.rate, self.stride, self.padding = rate, stride, (both // 2, both - both // 2)

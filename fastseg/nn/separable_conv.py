@@ -1,10 +1,13 @@
 """Depthwise and pointwise convolution in place of a full one."""
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor, nn
 
+from fastseg.nn.checked import Activation, Count, Epsilon, Share, Size, Zeros, checked
 from fastseg.nn.conv_norm_relu import ConvNormReLU
 from fastseg.nn.dilated_conv import DilatedConv2d
-from fastseg.ops.conv_geometry import Padding
 
 
 class SeparableConvNormReLU(nn.Module):
@@ -21,45 +24,36 @@ class SeparableConvNormReLU(nn.Module):
         activation: at the end, ``"relu"`` or None.
     """
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        in_channels: Count,
+        out_channels: Count,
         *,
-        kernel_size: int = 3,
-        rate: int = 1,
-        stride: int = 1,
-        padding: Padding = "same",
+        kernel_size: Size = 3,
+        rate: Size = 1,
+        stride: Size = 1,
+        padding: Zeros = "same",
         norm_between: bool = True,
-        norm_eps: float = 1e-5,
-        norm_momentum: float | None = 0.1,
-        activation: str | None = "relu",
+        norm_eps: Epsilon = 1e-5,
+        norm_momentum: Share | None = 0.1,
+        activation: Activation | None = "relu",
     ) -> None:
         super().__init__()
-        self.depthwise: DilatedConv2d | ConvNormReLU
-        if norm_between:
-            self.depthwise = ConvNormReLU(
-                in_channels,
-                in_channels,
-                kernel_size=kernel_size,
-                rate=rate,
-                stride=stride,
-                padding=padding,
-                groups=in_channels,
-                norm_eps=norm_eps,
-                norm_momentum=norm_momentum,
-            )
-        else:
-            self.depthwise = DilatedConv2d(
-                in_channels,
-                in_channels,
-                kernel_size=kernel_size,
-                rate=rate,
-                stride=stride,
-                padding=padding,
-                groups=in_channels,
-                bias=False,
-            )
+        depthwise: Callable[..., DilatedConv2d | ConvNormReLU] = (
+            partial(ConvNormReLU, norm_eps=norm_eps, norm_momentum=norm_momentum)
+            if norm_between
+            else partial(DilatedConv2d, bias=False)
+        )
+        self.depthwise = depthwise(
+            in_channels,
+            in_channels,
+            kernel_size=kernel_size,
+            rate=rate,
+            stride=stride,
+            padding=padding,
+            groups=in_channels,
+        )
         self.pointwise = ConvNormReLU(
             in_channels,
             out_channels,

@@ -1,12 +1,12 @@
 """Spatial pyramid pooling: a vector of fixed length from a map of any size."""
 
-from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MODES = ("exact", "paper")
+from fastseg.nn.checked import Counts, OneOf, checked
 
 
 class SpatialPyramidPooling(nn.Module):
@@ -23,16 +23,14 @@ class SpatialPyramidPooling(nn.Module):
         mode: ``"exact"`` or ``"paper"``.
     """
 
-    def __init__(self, levels: Sequence[int] = (6, 3, 2, 1), *, mode: str = "exact") -> None:
+    @checked
+    def __init__(
+        self,
+        levels: Counts = (6, 3, 2, 1),
+        *,
+        mode: Annotated[str, OneOf("exact", "paper")] = "exact",
+    ) -> None:
         super().__init__()
-        if not levels or min(levels) < 1:
-            raise ValueError(
-                f"SpatialPyramidPooling: levels must be positive integers, got {tuple(levels)}"
-            )
-        if mode not in MODES:
-            raise ValueError(
-                f"SpatialPyramidPooling: mode must be one of {', '.join(MODES)}, got {mode!r}"
-            )
         self.levels, self.mode = tuple(levels), mode
 
     @property

@@ -5,13 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastseg._arguments import check_tensor, dtype_name
-
-Pair = int | tuple[int, int]
-
-
-def pair(value: Pair) -> tuple[int, int]:
-    """(vertical, horizontal), from one number for both."""
-    return (value, value) if isinstance(value, int) else value
+from fastseg.nn.checked import Border, Size, checked
+from fastseg.ops.conv_geometry import Pair, pair
 
 
 class NearestUnpool2d(nn.Module):
@@ -21,11 +16,10 @@ class NearestUnpool2d(nn.Module):
         factor: positive; one number or (vertical, horizontal).
     """
 
-    def __init__(self, factor: Pair = 2) -> None:
+    @checked
+    def __init__(self, factor: Size = 2) -> None:
         super().__init__()
-        self.factor = pair(factor)
-        if min(self.factor) < 1:
-            raise ValueError(f"NearestUnpool2d: factor must be positive, got {factor}")
+        self.factor = pair("NearestUnpool2d", "factor", factor)
 
     def forward(self, input: Tensor) -> Tensor:
         """``(B, C, h, w)`` to ``(B, C, factor h, factor w)``."""
@@ -55,12 +49,15 @@ class MaxUnpool2d(nn.Module):
         padding: of the pool.
     """
 
+    @checked
     def __init__(
-        self, kernel_size: Pair = 2, stride: Pair | None = None, padding: Pair = 0
+        self, kernel_size: Size = 2, stride: Size | None = None, padding: Border = 0
     ) -> None:
         super().__init__()
-        self.kernel_size, self.padding = pair(kernel_size), pair(padding)
-        self.stride = self.kernel_size if stride is None else pair(stride)
+        op = "MaxUnpool2d"
+        self.kernel_size = pair(op, "kernel_size", kernel_size)
+        self.padding = pair(op, "padding", padding)
+        self.stride = self.kernel_size if stride is None else pair(op, "stride", stride)
 
     def forward(self, input: Tensor, indices: Tensor, output_size: Pair | None = None) -> Tensor:
         """``(B, C, h, w)`` to ``(B, C, *output_size)``.
@@ -100,7 +97,9 @@ class MaxUnpool2d(nn.Module):
     def _size(self, input: Tensor, output_size: Pair | None) -> tuple[int, int]:
         geometry = zip(input.shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
         filled = [(n - 1) * step + taps - 2 * pad for n, taps, step, pad in geometry]
-        height, width = filled if output_size is None else pair(output_size)
+        height, width = filled
+        if output_size is not None:
+            height, width = pair("MaxUnpool2d", "output_size", output_size)
         for side, full, step in zip((height, width), filled, self.stride, strict=True):
             if not full - step < side < full + step:
                 raise ValueError(

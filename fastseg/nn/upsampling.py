@@ -1,11 +1,21 @@
 """Upsampling with fixed and with learned weights as modules."""
 
+from typing import Annotated, Any
+
 import torch
 from torch import Tensor, nn
 
-from fastseg.ops.bilinear_upsample import Scale, Size, bilinear_upsample
+from fastseg.nn.checked import Border, Count, Integer, Size, checked
+from fastseg.ops.bilinear_upsample import Scale, bilinear_upsample, scale_pair
+from fastseg.ops.conv_geometry import Pair, pair
 
-Pair = int | tuple[int, int]
+LARGEST_KERNEL = 1 << 14
+
+
+def scale_rule(what: str, value: Any) -> Any:
+    """One positive number, or (vertical, horizontal)."""
+    scale_pair(what.rpartition(": ")[0], value)
+    return value
 
 
 class BilinearUpsample(nn.Module):
@@ -19,8 +29,12 @@ class BilinearUpsample(nn.Module):
     One of ``size`` and ``scale``, or the size in the call, must be given.
     """
 
+    @checked
     def __init__(
-        self, size: Size | None = None, scale: Scale | None = None, align_corners: bool = False
+        self,
+        size: Size | None = None,
+        scale: Annotated[Scale, scale_rule] | None = None,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
         self.size, self.scale, self.align_corners = size, scale, align_corners
@@ -44,8 +58,7 @@ def bilinear_kernel(size: int) -> Tensor:
     Raises:
         ValueError: ``size`` below 1.
     """
-    if size < 1:
-        raise ValueError(f"bilinear_kernel: size must be positive, got {size}")
+    size = Integer(1, LARGEST_KERNEL)("bilinear_kernel: size", size)
     factor = (size + 1) // 2
     distance = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2).abs()
     row = 1 - distance / factor
@@ -71,30 +84,45 @@ class TransposedConv2d(nn.ConvTranspose2d):
         bias: whether there is one.
     """
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        in_channels: Count,
+        out_channels: Count,
         *,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair = 0,
-        output_padding: Pair = 0,
-        rate: Pair = 1,
-        groups: int = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Border = 0,
+        output_padding: Border = 0,
+        rate: Size = 1,
+        groups: Count = 1,
         bias: bool = True,
     ) -> None:
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels % groups:
+                raise ValueError(
+                    f"TransposedConv2d: {name} must be a multiple of groups ({groups}), "
+                    f"got {channels}"
+                )
+        op = "TransposedConv2d"
         super().__init__(
             in_channels,
             out_channels,
-            kernel_size,
-            stride,
-            padding,
-            output_padding,
+            pair(op, "kernel_size", kernel_size),
+            pair(op, "stride", stride),
+            pair(op, "padding", padding),
+            pair(op, "output_padding", output_padding),
             groups,
             bias,
-            rate,
+            pair(op, "rate", rate),
         )
+        for added, step, spacing in zip(
+            self.output_padding, self.stride, self.dilation, strict=True
+        ):
+            if int(added) >= max(step, spacing):
+                raise ValueError(
+                    f"{op}: output_padding must be less than stride or rate, got {output_padding}"
+                )
 
     @classmethod
     def bilinear(
@@ -116,8 +144,7 @@ class TransposedConv2d(nn.ConvTranspose2d):
         Raises:
             ValueError: ``factor`` below 1.
         """
-        if factor < 1:
-            raise ValueError(f"TransposedConv2d: factor must be positive, got {factor}")
+        factor = Integer()("TransposedConv2d: factor", factor)
         layer = cls(
             channels,
             channels,

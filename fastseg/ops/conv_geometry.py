@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+import numpy as np
 from torch import SymInt
 
 Pair: TypeAlias = int | Sequence[int]
@@ -81,9 +82,9 @@ def integers(op: str, name: str, value: int | Sequence[int], rule: str) -> tuple
     numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     if not all(is_integer(number) for number in numbers):
         raise TypeError(f"{op}: {name} must be {rule}, got {value!r}")
-    return numbers
+    return tuple(int(number) if isinstance(number, np.integer) else number for number in numbers)
 
 
 def is_integer(value: object) -> bool:
-    """Integers of Python, and the symbolic ones that torch.compile puts in their place."""
-    return isinstance(value, int | SymInt) and not isinstance(value, bool)
+    """Of Python and NumPy, and the symbolic ones that torch.compile puts in their place."""
+    return isinstance(value, int | SymInt | np.integer) and not isinstance(value, bool)

@@ -1,7 +1,6 @@
 """What a :class:`fastseg.Segmenter` asks of its arguments."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -11,8 +10,12 @@ from fastseg.crf.dense_crf import DenseCRF
 from fastseg.models.input_convention import InputConvention
 from fastseg.models.network import Network
 from fastseg.models.with_crf import WithCRF
+from fastseg.nn.checked import Integer, Number, OneOf, Several
 from fastseg.predict.blocks import STEP
 from fastseg.predict.windows import BLENDS
+
+SCALES_RULE = Several(Number("be a positive number up to 16", 2**-16, 16))
+OVERLAP = Number("lie in [0, 1)", 0, math.nextafter(1, 0))
 
 
 def checked_model(model: object) -> nn.Module:
@@ -45,27 +48,15 @@ def checked_crf(model: nn.Module, crf: object) -> DenseCRF | None:
     return crf
 
 
-def checked_scales(scales: Sequence[float]) -> tuple[float, ...]:
-    numbers = tuple(scales) if isinstance(scales, Sequence) else (scales,)
-    if not numbers or not all(
-        isinstance(number, int | float) and 0 < number < math.inf for number in numbers
-    ):
-        raise ValueError(f"Segmenter: scales must be positive numbers, got {scales!r}")
-    return tuple(float(number) for number in numbers)
-
-
 def checked_tiles(
     tile: int | None, overlap: float | None, blend: str, margin: int
-) -> tuple[int | None, str, int]:
-    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
-        raise ValueError(f"Segmenter: tile must be a positive integer, got {tile!r}")
-    if overlap is not None and not (isinstance(overlap, int | float) and 0 <= overlap < 1):
-        raise ValueError(f"Segmenter: overlap must lie in [0, 1), got {overlap!r}")
-    if blend not in BLENDS:
-        raise ValueError(f"Segmenter: blend must be one of {', '.join(BLENDS)}, got {blend!r}")
-    if not isinstance(margin, int) or margin < 0 or margin % STEP:
-        raise ValueError(f"Segmenter: margin must be a multiple of 32, got {margin!r}")
-    return tile, blend, margin
+) -> tuple[int | None, float | None, str, int]:
+    tile = tile if tile is None else Integer()("Segmenter: tile", tile)
+    overlap = overlap if overlap is None else OVERLAP("Segmenter: overlap", overlap)
+    blend = str(OneOf(*BLENDS)("Segmenter: blend", blend))
+    if Integer(0)("Segmenter: margin", margin) % STEP:
+        raise ValueError(f"Segmenter: margin must be a multiple of {STEP}, got {margin}")
+    return tile, overlap, blend, int(margin)
 
 
 def checked_device(device: torch.device | str | int) -> torch.device:

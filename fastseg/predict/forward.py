@@ -1,5 +1,7 @@
 """One pass of any model over one tensor, with its logits not yet made where they need not be."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -93,16 +95,40 @@ def run_model(model: nn.Module, input: Tensor, image: Tensor | None) -> Enlarged
     if isinstance(model, WithCRF):
         output: Any = model(input, image)
     elif upsamples_bilinearly(model):
-        scores: Tensor = model.scores(input)  # type: ignore[operator]
-        return Enlarged(widened(scores), size, bool(model.align_corners))
+        output = model.scores(input)  # type: ignore[operator]
     else:
         output = model(input)
     if isinstance(output, dict):  # torchvision's
         output = output.get("out")
-    if not isinstance(output, Tensor) or output.dim() != 4:
+    if not isinstance(output, Tensor) or output.dim() != 4 or output.shape[1] == 0:
         found = type(output).__name__ if not isinstance(output, Tensor) else tuple(output.shape)
-        raise ValueError(f"Segmenter: model must return logits (B, K, H, W), got {found}")
+        raise ValueError(
+            f"Segmenter: model must return logits (B, K, H, W) of one class or more, got {found}"
+        )
     return Enlarged(widened(output), size, bool(getattr(model, "align_corners", False)))
+
+
+def checked_scores(scores: Tensor) -> Tensor:
+    """``scores (1, K, h, w)``, if there is a largest one at each place that is a number.
+
+    Raises:
+        FloatingPointError: there is not; see :func:`finite_scores`.
+    """
+    if not bool(torch.isfinite(scores.amax(1)).all()):
+        raise FloatingPointError
+    return scores
+
+
+@contextlib.contextmanager
+def finite_scores(image: str) -> Iterator[None]:
+    """Scores that are no numbers end in a ValueError that names the image."""
+    try:
+        yield
+    except FloatingPointError:
+        raise ValueError(
+            f"Segmenter: model must give scores that are numbers, got NaN or infinity for {image}; "
+            "its weights may have diverged in training, or amp may exceed the range of float16"
+        ) from None
 
 
 def widened(map: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from fastseg._bytes import show_bytes
 from fastseg.data.errors import DataError
 from fastseg.predict.blocks import blocks
-from fastseg.predict.memory import show_bytes
+from fastseg.predict.forward import finite_scores
 from fastseg.predict.segmenter import Segmenter
 from fastseg.predict.tiff import LabelFile, TiffImage, fingerprint, label_file_dtype
 
@@ -50,7 +51,7 @@ def segment_tiff(
 
     Raises:
         DataError: the file cannot be read in parts, or ``out`` is it.
-        ValueError: ``max_memory`` is too small for the smallest block.
+        ValueError: ``max_memory`` is too small for the smallest block, or the network gives NaN.
         ImportError: tifffile is not installed.
     """
     path, out = Path(path), Path(out)
@@ -67,7 +68,9 @@ def segment_tiff(
         report = progress or (lambda done, total: None)
         report(labels.done, len(parts))
         for part in parts[labels.done :]:
-            values = segmenter.labels_of_block(part, image.read, segmenter.convention.scale)
+            place = f"rows {part.rows.start} to {part.rows.stop} of {path}"
+            with finite_scores(place):
+                values = segmenter.labels_of_block(part, image.read, segmenter.convention.scale)
             labels.put(part.rows, part.columns, values)
             report(labels.done, len(parts))
         labels.finish()

@@ -1,6 +1,5 @@
 """How much memory a network needs for an image, found without running it on one."""
 
-import re
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastseg.crf.dense_crf import DenseCRF
 
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 # Over the activations: copies in another memory format, scratch of convolutions, fragmentation.
 SLACK = 2.25
 # What the kernels, their scratch and the allocator hold however small the image is.
@@ -20,36 +18,6 @@ FLOAT = 4
 LANES = 8
 KEPT_SCRATCH = 512 << 20  # bytes that the kernels keep between calls, see csrc/common/buffer.cpp
 KEPT_HEAP = 128 << 20  # likewise the C library, of four maps of less than 32 MB each
-
-
-def parse_bytes(text: str | float) -> int:
-    """Bytes of ``"2GB"``, ``"500 MB"``, ``"1.5GiB"`` or a number of bytes.
-
-    Raises:
-        ValueError: not such a text, or not positive.
-    """
-    rule = 'max_memory must be a size such as "2GB" or "500MB"'
-    if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise TypeError(f"Segmenter: {rule}, got {text!r}")
-    match = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([kmgt]?)(i?)b?\s*", str(text).lower())
-    try:
-        if match is None:
-            raise ValueError
-        number, unit, binary = match.groups()
-        power = list(UNITS).index(unit)
-        size = float(number) * (1024**power if binary else 1000**power)
-        if not 1 <= size < 1e18:
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"Segmenter: {rule}, got {text!r}") from None
-    return int(size)
-
-
-def show_bytes(size: float) -> str:
-    for unit, power in (("GB", 1e9), ("MB", 1e6)):
-        if size >= power:
-            return f"{size / power:.3g} {unit}"
-    return f"{size / 1e3:.3g} kB"
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

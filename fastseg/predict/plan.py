@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from fastseg._bytes import show_bytes
 from fastseg.models.deconvnet import DeconvNet
 from fastseg.models.input_convention import InputConvention
 from fastseg.models.unet import UNet
@@ -22,7 +23,6 @@ from fastseg.predict.memory import (
     CRFBytes,
     Footprint,
     crf_vertices,
-    show_bytes,
 )
 
 PAPER_TILE = 572  # of the valid U-Net

@@ -1,38 +1,41 @@
 """From photographs to labels with any network of the papers."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fastseg._bytes import parse_bytes
 from fastseg.crf.dense_crf import DenseCRF
 from fastseg.data.palette import label_image
 from fastseg.inference import compile_for_inference
 from fastseg.models.input_convention import InputConvention
-from fastseg.models.overlap_tile import overlap_tile
-from fastseg.models.with_crf import WithCRF
+from fastseg.nn.checked import flag
 from fastseg.predict.arguments import (
+    SCALES_RULE,
     amp_dtype,
     check_dtype,
     checked_convention,
     checked_crf,
     checked_device,
     checked_model,
-    checked_scales,
     checked_tiles,
     device_of,
 )
 from fastseg.predict.blocks import Block, blocks
-from fastseg.predict.forward import Enlarged, label_dtype, run_model
-from fastseg.predict.memory import Weights, crf_vertices, parse_bytes
-from fastseg.predict.padding import mean_colour, pad
-from fastseg.predict.photos import Photo, Photos, is_batch, read_photo, resize
-from fastseg.predict.plan import PAPER_TILE, Plan, Planner, Work, native
-from fastseg.predict.windows import Grid, Windows
+from fastseg.predict.forward import (
+    Enlarged,
+    finite_scores,
+    label_dtype,
+)
+from fastseg.predict.memory import Weights, crf_vertices
+from fastseg.predict.passes import Passes, pixels_of
+from fastseg.predict.photos import Photo, Photos, is_batch, read_photo
+from fastseg.predict.plan import Plan, Planner, Work
 
 OUTPUTS = ("labels", "probabilities", "scores", "palette")
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -107,9 +110,11 @@ class Segmenter:
         self.model = checked_model(model)
         self.convention = checked_convention(model, input_convention)
         self.crf = checked_crf(model, crf)
-        self.scales, self.flip = checked_scales(scales), bool(flip)
-        self.tile, self.blend, self.margin = checked_tiles(tile, overlap, blend, margin)
-        self.overlap = overlap
+        self.scales = SCALES_RULE("Segmenter: scales", scales)
+        self.flip = flag("Segmenter: flip", flip)
+        self.tile, self.overlap, self.blend, self.margin = checked_tiles(
+            tile, overlap, blend, margin
+        )
         if not amp:
             check_dtype(self.model)
         if device is not None:
@@ -121,18 +126,27 @@ class Segmenter:
             self.crf.eval().to(self.device)
         most, weights = parse_bytes(max_memory), Weights.of(self.model)
         self.compiled = (
-            bool(compile)
+            flag("Segmenter: compile", compile)
             and self.amp is None
             and self.device.type == "cpu"
             and 2 * weights.kept <= most
         )
-        self.most_sizes = max(min(most // (2 * weights.kept + 1), MOST_SIZES), 1)
-        self.sizes: set[torch.Size] = set()
-        reserved = weights.passing
+        sizes, reserved = 0, weights.passing
         if self.compiled:
             compile_for_inference(self.model)
-            reserved = self.most_sizes * weights.kept + max(weights.passing, weights.folding)
+            sizes = max(min(most // (2 * weights.kept + 1), MOST_SIZES), 1)
+            reserved = sizes * weights.kept + max(weights.passing, weights.folding)
         self.planner = Planner.of(self.model, self.convention, most, reserved)
+        self.passes = Passes(
+            self.model,
+            self.convention,
+            self.planner,
+            self.device,
+            self.amp,
+            self.overlap,
+            self.blend,
+            sizes,
+        )
 
     @property
     def num_classes(self) -> int:
@@ -155,7 +169,8 @@ class Segmenter:
             VOC, to be saved as a PNG. A list of them for several images.
 
         Raises:
-            ValueError: no image, or one that does not fit into ``max_memory``.
+            ValueError: no image, or one that does not fit into ``max_memory``, or for which the
+                network gives NaN or infinity.
             TypeError: not an image.
             OSError: a file that cannot be opened.
         """
@@ -164,12 +179,14 @@ class Segmenter:
                 f"Segmenter: output must be one of {', '.join(OUTPUTS)}, got {output!r}"
             )
         if not is_batch(images):
-            return self._predict(images, output)  # type: ignore[arg-type]
+            return self._predict(images, output, "the image")  # type: ignore[arg-type]
         if not isinstance(images, Iterable):
             raise TypeError(
                 f"Segmenter: images must be an image or a list of them, got {type(images).__name__}"
             )
-        return [self._predict(image, output) for image in images]
+        return [
+            self._predict(image, output, f"images[{index}]") for index, image in enumerate(images)
+        ]
 
     def plan(self, height: int, width: int, *, output: str = "labels") -> Plan:
         """How an image of this size is taken apart, and the bytes that this is estimated to need.
@@ -201,8 +218,12 @@ class Segmenter:
         own: NDArray[Any] = labels[block.inner_rows, block.inner_columns].cpu().numpy()
         return own
 
-    def _predict(self, photo: Photo, output: str) -> Any:
+    def _predict(self, photo: Photo, output: str, name: str) -> Any:
         image = read_photo(photo)
+        with finite_scores(str(photo) if isinstance(photo, str | os.PathLike) else name):
+            return self._predicted(image, output)
+
+    def _predicted(self, image: NDArray[Any], output: str) -> Any:
         height, width = image.shape[:2]
         plan = self.plan(height, width, output=output)
         if plan.block is not None:
@@ -246,7 +267,7 @@ class Segmenter:
         total: Tensor | None = None
         for scale, flip in views:
             seen = tuple(max(round(side * scale), 1) for side in size)
-            view = self._view(image, (seen[0], seen[1]), flip, window, whole)
+            view = self.passes.view(image, (seen[0], seen[1]), flip, window, whole)
             view = view.resized((height, width))
             if len(views) == 1:
                 result = view
@@ -257,80 +278,6 @@ class Segmenter:
             result = Enlarged.of_probabilities(total / len(views))
         if self.crf is None:
             return result
-        pixels = self._pixels(image)
+        pixels = pixels_of(image, self.device)
         refined: Tensor = self.crf(result.probabilities(), pixels, kind="probabilities")
         return Enlarged.of_probabilities(refined)
-
-    def _view(
-        self,
-        image: NDArray[Any],
-        size: tuple[int, int],
-        flip: bool,
-        window: int | None,
-        whole: bool,
-    ) -> Enlarged:
-        """One size of the image, upright or mirrored, at that size."""
-        image = resize(image, size, self.convention.resample)
-        if flip:
-            image = image[:, ::-1]
-        input = self.convention.normalise(np.ascontiguousarray(image))[None].to(self.device)
-        if self.planner.valid_unet is not None:
-            with self._autocast():
-                logits = overlap_tile(self.planner.valid_unet, input, tile=window or PAPER_TILE)
-            return Enlarged(logits.float(), size, False)
-        pixels = self._pixels(image).float() if isinstance(self.model, WithCRF) else None
-        if window is not None and max(size) > window:
-            return self._windows(input, pixels, window)
-        return self._padded(input, pixels, self.convention if whole else native(self.convention))
-
-    def _pixels(self, image: NDArray[Any]) -> Tensor:
-        """``(1, 3, H, W)`` in 0-255, for a CRF."""
-        pixels = torch.tensor(np.ascontiguousarray(image), device=self.device)
-        return pixels.permute(2, 0, 1)[None]
-
-    def _windows(self, input: Tensor, pixels: Tensor | None, side: int) -> Enlarged:
-        height, width = input.shape[2:]
-        overlap = self.overlap
-        if overlap is None:
-            overlap = 0.5 if side == self.planner.default_window else 0.25
-        windows = Windows(Grid.of(height, side, overlap), Grid.of(width, side, overlap), self.blend)
-        total = windows.empty(self.num_classes)
-        for rows, columns in windows:
-            part = None if pixels is None else pixels[..., rows, columns]
-            view = self._padded(input[..., rows, columns], part, native(self.convention))
-            windows.add(total, (rows, columns), view.probabilities()[0].cpu())
-        return Enlarged.of_probabilities(windows.normalise(total)[None].to(self.device))
-
-    def _padded(
-        self, input: Tensor, pixels: Tensor | None, convention: InputConvention
-    ) -> Enlarged:
-        """One pass, padded to what the network takes; the logits are those of ``input`` again."""
-        height, width = input.shape[2:]
-        least = self.planner.least
-        padded = convention.padded_size(max(height, least), max(width, least))
-        if padded != (height, width):
-            input = pad(input, padded, convention.padding)
-            if pixels is not None:
-                pixels = pad(pixels, padded, convention.padding, mean_colour(convention))
-        self._forget_weights(input.shape)
-        with self._autocast():
-            result = run_model(self.model, input, pixels)
-        top, left = (
-            ((padded[0] - height) // 2, (padded[1] - width) // 2)
-            if convention.padding == "mirror"
-            else (0, 0)
-        )
-        return result.cut(slice(top, top + height), slice(left, left + width))
-
-    def _forget_weights(self, size: torch.Size) -> None:
-        """Compiled weights are kept for as many sizes of input as there is memory for."""
-        if not self.compiled or size in self.sizes:
-            return
-        if len(self.sizes) == self.most_sizes:
-            compile_for_inference(self.model)
-            self.sizes.clear()
-        self.sizes.add(size)
-
-    def _autocast(self) -> torch.autocast:
-        dtype = self.amp or torch.bfloat16
-        return torch.autocast(self.device.type, dtype, enabled=self.amp is not None)

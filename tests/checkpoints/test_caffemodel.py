@@ -5,6 +5,7 @@ import pytest
 import torch
 from caffe_writer import Layer, caffemodel
 from checkpoint_lists import names_of
+from torch.nn import functional
 
 from fastseg import load_weights, models
 from fastseg.checkpoints import CheckpointError
@@ -248,6 +249,42 @@ def test_deeplab_v2_on_vgg(rates, variant, system):
     assert report.system == system
     if rates:
         assert [branch.fc6.geometry.rate[0] for branch in model.branches] == list(rates)
+
+
+@pytest.mark.parametrize("names", ["{}_conv {}_fc {}_ms_voc12", "a{} b{} c{}", "x{} y{} fc8_{}"])
+def test_branches_of_deeplab_msc(names):
+    """Each scores by itself in the file: the sum of their scores is one fc8 on all of them."""
+    base = contents_of("caffe_deeplabv1_vgg128_noup")
+    tensors = {name: tensor for name, tensor in base.tensors.items() if name.startswith("conv")}
+    one = torch.ones(1)
+    tensors |= {
+        "fc6.weight": one.expand(1024, 512, 3, 3),
+        "fc6.bias": one.expand(1024),
+        "fc7.weight": one.expand(1024, 1024, 1, 1),
+        "fc7.bias": one.expand(1024),
+    }
+    layers = []
+    for place, channels in enumerate((3, 64, 128, 256, 512)):
+        layer = "data" if place == 0 else f"pool{place}"
+        shapes = ((128, channels, 3, 3), (128, 128, 1, 1), (21, 128, 1, 1))
+        layers.append([name.format(layer) for name in names.split()])
+        for name, shape in zip(layers[-1], shapes, strict=True):
+            tensors[f"{name}.weight"] = torch.randn(shape)
+            tensors[f"{name}.bias"] = torch.randn(shape[0])
+    tensors["fc8_voc12.weight"] = torch.randn(21, 1024, 1, 1)
+    tensors["fc8_voc12.bias"] = torch.randn(21)
+    report, model = fill(None, Contents(tensors, {}, "caffemodel"), "", None, True)
+    assert report.system == "deeplabv1_msc_largefov"
+    for branch, (conv, fc, _) in zip(model.branches.branches, layers, strict=True):
+        assert torch.equal(branch[0].weight, tensors[f"{conv}.weight"])
+        assert torch.equal(branch[1].bias, tensors[f"{fc}.bias"])
+    top, features = torch.randn(1, 1024, 2, 2), torch.randn(5, 1, 128, 2, 2)
+    expected = functional.conv2d(top, tensors["fc8_voc12.weight"], tensors["fc8_voc12.bias"])
+    for feature, (*_, score) in zip(features, layers, strict=True):
+        weight, bias = tensors[f"{score}.weight"], tensors[f"{score}.bias"]
+        expected = expected + functional.conv2d(feature, weight, bias)
+    fused = model.fc8(torch.cat([top, *features], 1))
+    torch.testing.assert_close(fused, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_whole_file_gives_its_backbone(tmp_path):

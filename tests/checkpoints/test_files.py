@@ -1,5 +1,6 @@
 """Files in and out: kinds, wrappings, damage, and what a model becomes."""
 
+import io
 import json
 import pickle
 import zipfile
@@ -296,7 +297,7 @@ def test_pixels_of_vgg_files(tmp_path, checkpoint):
     assert load_weights(None, path, "caffe").input_convention == VGG
     contents = Contents(tensors, {}, "pth", digest=FROM_CAFFE_MD5)
     assert plan_of(contents, Request(None, None), "").input_convention == VGG
-    with pytest.raises(CheckpointError, match="variant must be one of torchvision, caffe, feat"):
+    with pytest.raises(CheckpointError, match="variant must be None or torchvision, caffe, feat"):
         load_weights(None, path, "tensorflow")
     nan = torch.full((1,), float("nan"))
     invalid = {n: nan.expand(t.shape) if n.startswith("cl") else t for n, t in tensors.items()}
@@ -411,6 +412,16 @@ def test_arrays_of_objects_are_refused(tmp_path):
         load_weights(None, tmp_path / "evil.npz")
 
 
+def test_an_array_that_claims_terabytes(tmp_path):
+    header = io.BytesIO()
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (10**12,)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("conv1_1.weight.npy", header.getvalue() + bytes(8))
+    with pytest.raises(CheckpointError, match=r"a.npz must hold tensors that fit into memory, got"):
+        load_weights(None, tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize("kind", ["pth", "legacy.pth", "safetensors", "npz", "h5"])
 def test_files_cut_off(kind, tmp_path):
     path = tmp_path / f"file.{kind}"
@@ -481,7 +492,10 @@ def described(tmp_path, **changes):
     [
         ({"version": 2}, "version of the file must be 1, got 2; a newer fastseg reads it"),
         ({"model": {"class": "system", "arguments": {}}}, "class of the model must be one of"),
-        ({"model": {"class": "UNet", "arguments": {"depth": 0}}}, "depth and width must be pos"),
+        (
+            {"model": {"class": "UNet", "arguments": {"depth": 0}}},
+            "UNet: depth must be a positive integer",
+        ),
         ({"model": {"class": "UNet", "arguments": {"color": 1}}}, "cannot be followed: .*color"),
         ({"model": [1]}, "cannot be followed"),
         ({"input_convention": {"channels": "cmyk"}}, "channels must be one of rgb, bgr, grey"),

@@ -140,6 +140,26 @@ def test_equal_names_and_shapes_need_a_variant(name, checkpoint):
         load_weights(None, path, "v9")
 
 
+@pytest.mark.parametrize(
+    ("name", "variant", "words"),
+    [
+        ("wkentaro_fcn32s", "fcn8s", "None or fcn32s"),
+        ("milesial_unet_carvana_3_2", "carvana", "None or unet_padded"),
+        ("torchvision_resnet18", "resnet18", "None for"),
+        ("kazuto_resnet101_1000", "v2", "None for"),
+    ],
+)
+def test_a_variant_that_says_nothing_is_an_error(name, variant, words, checkpoint):
+    path, _ = checkpoint(name)
+    with pytest.raises(CheckpointError, match=f"variant must be {words}.*, got '{variant}'"):
+        load_weights(None, path, variant)
+
+
+def test_the_name_of_the_system_is_a_variant(checkpoint):
+    path, _ = checkpoint("wkentaro_fcn32s")
+    assert load_weights(None, path, "FCN-32s").system == "fcn32s"
+
+
 PLACES = {  # a name of the file and the name of the model, wherever shapes leave a choice
     "kazuto_deeplabv2_resnet101_msc_21": [
         ("base.layer3.block2.increase.conv.weight", "network.backbone.layer2.1.conv3.conv.weight"),

@@ -1,6 +1,8 @@
 """``fastseg segment``, ``fastseg models`` and ``fastseg convert``, as a user meets them."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 import fastseg
 from fastseg.cli import app
 from fastseg.models import UNet, list_systems
+from fastseg.predict import jobs
 
 HEIGHT, WIDTH = 40, 52
 
@@ -123,6 +126,49 @@ def test_never_replaces_a_photo(place):
     assert (place / "photos" / "a.png").read_bytes() == before
 
 
+def raising(monkeypatch, name, error):
+    """``run`` of the photo ``name`` raises ``error``."""
+    run_one = jobs.run
+
+    def run_or_raise(job, *arguments, **options):
+        if job.photo.name == name:
+            raise error
+        return run_one(job, *arguments, **options)
+
+    monkeypatch.setattr(jobs, "run", run_or_raise)
+
+
+def test_interrupted(place, monkeypatch):
+    with monkeypatch.context() as patch:
+        raising(patch, "b.png", KeyboardInterrupt())
+        code, output = segment(place, place / "photos")
+    assert code == 130
+    assert "1 segmented, 0 done before, 0 failed, 1 left: the same command" in one_line(output)
+    assert "every file written so far is whole" in output
+    assert files(place / "out") == ["a.png"]
+    assert "1 segmented, 1 done before" in segment(place, place / "photos")[1]
+
+
+def test_a_full_disk_ends_the_run(place, monkeypatch):
+    raising(monkeypatch, "a.png", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/a.png"))
+    code, output = segment(place, place / "photos")
+    assert code == 1
+    assert "0 segmented, 0 done before, 1 failed, 1 left" in one_line(output)
+    assert "failed: out/a.png: No space left on device" in one_line(output)
+    assert not (place / "out").exists()
+
+
+def test_folder_that_takes_no_files(place, monkeypatch):
+    """Before the network is loaded."""
+    monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
+    code, output = segment(place, place / "photos", "--model", "fcn8s")
+    assert code == 1 and "out: files cannot be written there" in one_line(output)
+
+
+def one_line(output):
+    return " ".join(output.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -133,7 +179,7 @@ def test_never_replaces_a_photo(place):
             1,
             "must hold weights of unet_bilinear, got",
         ),
-        (["--max-memory", "lots"], 1, 'max_memory must be a size such as "2GB"'),
+        (["--max-memory", "lots"], 2, '--max-memory must be a size such as "2GB"'),
         (["--max-memory", "1MB"], 1, "max_memory must be"),
         (["--device", "tpu9"], 2, "--device must be one that torch has, got tpu9"),
         (["--max-megapixels", "0"], 2, "--max-megapixels"),
@@ -142,7 +188,7 @@ def test_never_replaces_a_photo(place):
 def test_wrong_options(place, arguments, code, message):
     result, output = segment(place, place / "photos", *arguments)
     assert result == code
-    assert message in " ".join(output.split())
+    assert message in one_line(output)
     assert "Traceback" not in output
     assert files(place / "out") == []
 
@@ -158,7 +204,7 @@ def test_bad_weights(place, content):
 def test_no_photos(place):
     (place / "empty").mkdir()
     code, output = segment(place, place / "empty")
-    assert code == 1 and "must hold files that end in" in " ".join(output.split())
+    assert code == 1 and "must hold files that end in" in one_line(output)
 
 
 def test_crf_and_averaging(place):
@@ -215,13 +261,13 @@ class TestModels:
 
     def test_unknown(self):
         code, output = run("models", "deeplab_v3plus")
-        assert code == 2 and "did you mean deeplabv3plus" in " ".join(output.split())
+        assert code == 2 and "did you mean deeplabv3plus" in one_line(output)
 
 
 class TestConvert:
     def test_round_trip(self, place):
         code, output = run("convert", place / "unet.safetensors", place / "copy.safetensors")
-        assert code == 0 and "copy.safetensors" in " ".join(output.split())
+        assert code == 0 and "copy.safetensors" in one_line(output)
         first, second = (
             fastseg.load_weights(None, place / name).state_dict()
             for name in ("unet.safetensors", "copy.safetensors")
@@ -232,13 +278,13 @@ class TestConvert:
     def test_existing_file_is_kept(self, place):
         (place / "copy.safetensors").write_bytes(b"mine")
         code, output = run("convert", place / "unet.safetensors", place / "copy.safetensors")
-        assert code == 1 and "replace it with --overwrite" in " ".join(output.split())
+        assert code == 1 and "replace it with --overwrite" in one_line(output)
         assert (place / "copy.safetensors").read_bytes() == b"mine"
 
     @pytest.mark.parametrize("name", ["copy.pth", "copy"])
     def test_other_suffix(self, place, name):
         code, output = run("convert", place / "unet.safetensors", place / name)
-        assert code == 1 and "must end in .safetensors" in " ".join(output.split())
+        assert code == 1 and "must end in .safetensors" in one_line(output)
 
     def test_nothing_is_written_for_a_bad_file(self, place):
         (place / "bad.pth").write_bytes(b"bad")

@@ -78,31 +78,6 @@ def test_sizes_named_in_the_release():
     assert model.coarse(model.backbone(image(224, 32))[-1]).shape[2:] == (8, 2)
 
 
-def test_fcn_alexnet():
-    model = FCNAlexNet(2).eval()
-    for n in range(1, 301):
-        assert model(image(n, 601 - n)).shape == (1, 2, n, 601 - n)
-
-
-def large_fov_size(n):
-    for _ in range(3):
-        n = -(-(n - 1) // 2) + 1
-    return n
-
-
-@pytest.mark.parametrize("variant", ["7x7", "base", "4x4", "largefov"])
-def test_deeplab_v1(variant):
-    model = DeepLabV1(2, variant=variant).eval()
-    features = DeepLabV1(2, variant=variant, multi_scale=True).eval()
-    for n in range(model.min_size, 601, 37):
-        x = image(n, 602 - n)
-        scores = model.scores(x)
-        if variant == "largefov":
-            assert scores.shape[2:] == (large_fov_size(n), large_fov_size(602 - n))
-        assert features.scores(x).shape == scores.shape
-        assert model.upsample(scores, x).shape[2:] == x.shape[2:]
-
-
 def test_grids_of_the_papers_crops():
     base, large_fov = DeepLabV1(variant="base"), DeepLabV1()
     pools = [pool.shape[2] for pool in base.backbone(image(306, 306))]
@@ -111,46 +86,125 @@ def test_grids_of_the_papers_crops():
     assert [large_fov.scores(image(n, n)).shape[2] for n in (321, 513, 500)] == [41, 65, 64]
 
 
-def test_deeplab_v2():
-    aspp, resnet = DeepLabV2VGG16(2).eval(), DeepLabV2ResNet(2, depth=18).eval()
-    for n in SIDES[::37]:
-        x = image(n, 601 - n)
-        assert aspp.scores(x).shape[2:] == (large_fov_size(n), large_fov_size(601 - n))
-        assert resnet.scores(x).shape[2] == caffe_resnet_size(n)
-        assert resnet(x).shape == (1, 2, n, 601 - n)
-
-
-def caffe_resnet_size(n):
-    """conv1 and res3 of stride 2 floor, the pool of the stem takes the ceiling."""
-    n = (n - 1) // 2 + 1
-    n = -(-(n - 1) // 2) + 1 if n > 1 else 1
-    return (n - 1) // 2 + 1
-
-
 def test_sizes_of_deeplab_v2_resnet():
-    model = DeepLabV2ResNet().eval()
+    model = DeepLabV2ResNet(depth=18).eval()
     sizes = {n: model.scores(image(n, n)).shape[2] for n in (321, 513, 500)}
     assert sizes == {321: 41, 513: 65, 500: 63}
-    floored = DeepLabV2ResNet(convention="torchvision").eval()
+    floored = DeepLabV2ResNet(depth=18, convention="torchvision").eval()
     assert floored.scores(image(500, 500)).shape[2] == 63
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: FCNResNet(2, depth=18),
-        lambda: DeepLabV3(2, backbone="resnet18"),
-        lambda: DeepLabV3Plus(2, backbone="resnet18"),
+def chain(*steps):
+    """The size after several layers, from the size before."""
+
+    def size(n):
+        for step in steps:
+            n = step(n)
+        return n
+
+    return size
+
+
+def unchanged(n):
+    return n
+
+
+def halved(n):
+    """By a convolution that keeps the size at stride 1, or a pool that rounds down."""
+    return (n - 1) // 2 + 1
+
+
+def pooled_up(n):
+    """Caffe's pooling of 3 at a stride of 2 with a pixel of padding; one that rounds up."""
+    return -(-(n - 1) // 2) + 1 if n > 1 else 1
+
+
+def alexnet(n):
+    """100 pixels of padding, conv1 of 11 at a stride of 4, three pools of 3 that round up, fc6."""
+    n = (n + 200 - 11) // 4 + 1
+    for _ in range(3):
+        n = -(-(n - 3) // 2) + 1
+    return n - 5
+
+
+def fcn(stride, lost):
+    def size(n):
+        n += 198
+        for _ in range(5):
+            n = caffe_pooled(n)
+        return (n - 6) * (32 // stride) + lost
+
+    return size
+
+
+LARGE_FOV = chain(pooled_up, pooled_up, pooled_up)
+POOLS_OF_TWO = chain(*[lambda n: n // 2 + 1] * 3, lambda n: n - 1)
+STRIDE_4, STRIDE_8 = chain(halved, halved), chain(halved, halved, halved)
+CAFFE_STRIDE_4 = chain(halved, pooled_up)
+CAFFE_STRIDE_8 = chain(halved, pooled_up, halved)
+XCEPTION_STRIDE_4 = chain(lambda n: (n - 3) // 2 + 1 - 2, halved)
+
+LAWS = {  # of the side of the scores; the quick ones are tried at more sizes
+    "fcn32s": (lambda: FCN32s(2), fcn(32, 0), 11),
+    "fcn16s": (lambda: FCN16s(2), fcn(16, 2), 11),
+    "fcn8s": (lambda: FCN8s(2), fcn(8, 6), 11),
+    "fcn-alexnet": (lambda: FCNAlexNet(2), alexnet, 3),
+    "v1-7x7": (lambda: DeepLabV1(2, variant="7x7"), POOLS_OF_TWO, 11),
+    "v1-base": (lambda: DeepLabV1(2, variant="base"), POOLS_OF_TWO, 11),
+    "v1-4x4": (lambda: DeepLabV1(2, variant="4x4"), POOLS_OF_TWO, 11),
+    "v1-largefov": (lambda: DeepLabV1(2), LARGE_FOV, 11),
+    "v1-msc": (lambda: DeepLabV1(2, multi_scale=True), LARGE_FOV, 11),
+    "v1-base-msc": (lambda: DeepLabV1(2, variant="base", multi_scale=True), POOLS_OF_TWO, 11),
+    "v2-vgg": (lambda: DeepLabV2VGG16(2), LARGE_FOV, 11),
+    "v2": (lambda: DeepLabV2ResNet(2, depth=18), CAFFE_STRIDE_8, 37),
+    "v2-msc": (lambda: MultiScale(DeepLabV2ResNet(2, depth=18)), CAFFE_STRIDE_8, 73),
+    "fcn-resnet": (lambda: FCNResNet(2, depth=18), STRIDE_8, 73),
+    "v3": (lambda: DeepLabV3(2, backbone="resnet18"), CAFFE_STRIDE_8, 73),
+    "v3-uniform": (
+        lambda: DeepLabV3(2, backbone="resnet18", convention="uniform"),
+        STRIDE_8,
+        73,
+    ),
+    "v3+": (lambda: DeepLabV3Plus(2, backbone="resnet18"), CAFFE_STRIDE_4, 73),
+    "v3+-mobilenet": (
         lambda: DeepLabV3Plus(2, backbone="mobilenet_v2", convention="torchvision"),
-        lambda: UNet(2, in_channels=3, padding="same", width=4),
-    ],
-    ids=["fcn-resnet", "v3", "v3+", "v3+-mobilenet", "unet"],
-)
-def test_logits_have_the_size_of_the_image(make):
-    model = make().eval()
-    for n in SIDES[15::72]:
-        x = image(n, 616 - n)
-        assert model(x).shape == (1, 2, n, 616 - n)
+        STRIDE_4,
+        150,
+    ),
+    "v3+-xception": (lambda: DeepLabV3Plus(2, backbone="xception"), XCEPTION_STRIDE_4, 150),
+    "v3+-aligned": (lambda: DeepLabV3Plus(2, backbone="aligned_xception"), STRIDE_4, 150),
+    "unet-same": (lambda: UNet(2, in_channels=3, padding="same", width=4), unchanged, 11),
+    "unet-bilinear": (
+        lambda: UNet(2, in_channels=3, padding="same", width=4, up="bilinear"),
+        unchanged,
+        11,
+    ),
+    "deconvnet": (lambda: DeconvNet(2), unchanged, 37),
+}
+
+
+def without_norms(model):
+    """Batch norm changes no size, and is what takes longest where there are no values."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, nn.Identity())
+    return model
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", LAWS)
+def test_sizes(name, every):
+    """Of scores and logits; every side up to 600 as height and as width, or some of them."""
+    make, law, step = LAWS[name]
+    model = without_norms(make().eval())
+    least = model.min_size
+    for height in range(least, 601, 1 if every else step):
+        width = least + 600 - height
+        x = image(height, width)
+        scores = model.scores(x)
+        assert scores.shape == (1, 2, law(height), law(width))
+        assert model.upsample(scores, x).shape == (1, 2, height, width)
 
 
 def test_output_strides():
@@ -163,14 +217,10 @@ def test_output_strides():
     )
 
 
-def test_deconvnet():
-    model = DeconvNet(2).eval()
-    with pytest.raises(
-        ValueError, match=r"^DeconvNet: input must have sides of at least 224 pixels"
-    ):
-        model(image(223, 300))
-    for n in (224, 225, 250, 287, 301, 448, 600):
-        assert model(image(n, 224)).shape == (1, 2, n, 224)
+def test_deconvnet_is_made_for_proposals():
+    rule = "DeconvNet: input must have sides of at least 224 pixels, got 223 x 300"
+    with pytest.raises(ValueError, match=f"^{rule}"):
+        DeconvNet(2)(image(223, 300))
 
 
 def test_valid_unet():

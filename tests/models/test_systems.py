@@ -83,7 +83,7 @@ def test_options_replace_those_of_the_system():
     [
         (("fcn",), {}, ValueError, "build: name must be one of fcn32s, .* got 'fcn'"),
         (("fcn8s", 0), {}, ValueError, "num_classes must be a positive integer, got 0"),
-        (("fcn8s", 2.0), {}, ValueError, "num_classes must be a positive integer, got 2.0"),
+        (("fcn8s", 2.0), {}, TypeError, "num_classes must be a positive integer, got 2.0"),
         (("fcn8s",), {"backbone": 1}, TypeError, "options of fcn8s must be arguments of FCN8s"),
     ],
 )
@@ -178,7 +178,9 @@ def test_dictionaries(convention):
         ({"channels": "cmyk"}, "channels must be one of rgb, bgr, grey, got 'cmyk'"),
         ({"mean": [0.5]}, "mean must hold 3 finite numbers"),
         ({"std": [1, 1, 0]}, "std must not be 0"),
-        ({"short_side": 0}, "short_side must be positive, got 0"),
+        ({"short_side": 0}, "short_side must be a positive integer, got 0"),
+        ({"scale": np.nan}, "scale must be a positive number, got nan"),
+        ({"mean": [0.5, 0.5, np.inf]}, r"mean\[2\] must be a finite number, got inf"),
         ({"gamma": 2.2}, "fields must be known, got gamma"),
     ],
 )

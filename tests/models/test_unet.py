@@ -117,9 +117,6 @@ def test_dropout_is_on_the_two_deepest_levels():
             lambda: UNet(width=1, padding="same")(torch.zeros(1, 1, 15, 40)),
             "^UNet: input must have sides of at least 16 pixels, got 15 x 40",
         ),
-        (lambda: UNet(padding="full"), "^UNet: padding must be valid or same, got 'full'"),
-        (lambda: UNet(up="nearest"), "^UNet: up must be deconv or bilinear, got 'nearest'"),
-        (lambda: UNet(depth=0), "^UNet: depth and width must be positive, got 0 and 64"),
         (
             lambda: overlap_tile(UNet(width=1), torch.zeros(1, 1, 9, 9), tile=203),
             "^overlap_tile: tile must be at least 204 pixels, got 203",

@@ -48,17 +48,3 @@ def test_padding_and_stride():
     assert DilatedConv1d(1, 1, rate=2, padding=3)(signal).shape[2] == 12
     assert DilatedConv1d(1, 1, rate=2, padding="valid", stride=2)(signal).shape[2] == 3
     assert DilatedConv1d(1, 1, kernel_size=4, rate=3)(signal).shape[2] == 10
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"rate": 0}, "rate must be positive, got 0"),
-        ({"stride": -1}, "stride must be positive, got -1"),
-        ({"padding": "full"}, "padding must be 'same', 'valid' or a number, got 'full'"),
-        ({"padding": -1}, "padding must be 'same', 'valid' or a number, got -1"),
-    ],
-)
-def test_rejects(arguments, message):
-    with pytest.raises(ValueError, match=rf"^DilatedConv1d: {message}"):
-        DilatedConv1d(1, 1, **arguments)

@@ -68,11 +68,6 @@ def test_gradients():
 
 INDICES = torch.zeros(1, 1, 2, 2, dtype=torch.int64)
 REJECTED = {
-    "factor": (
-        lambda: NearestUnpool2d(0),
-        ValueError,
-        "NearestUnpool2d: factor must be positive, got 0",
-    ),
     "nearest-rank": (
         lambda: NearestUnpool2d()(torch.ones(3, 4)),
         ValueError,

@@ -134,9 +134,9 @@ def test_transposed_convolution_trains():
 REJECTED = {
     "factor": (
         lambda: TransposedConv2d.bilinear(2, 0),
-        "TransposedConv2d: factor must be positive, got 0",
+        "TransposedConv2d: factor must be a positive integer, got 0",
     ),
-    "size": (lambda: bilinear_kernel(0), "bilinear_kernel: size must be positive, got 0"),
+    "size": (lambda: bilinear_kernel(0), "bilinear_kernel: size must be a positive integer, got 0"),
     "channels": (
         lambda: TransposedConv2d(2, 3, kernel_size=4).init_bilinear_(),
         "TransposedConv2d: out_channels must equal in_channels, without groups, for bilinear "

@@ -10,11 +10,12 @@ from test_segmenter import Pointwise, photo
 from thin import CLASSES, thin
 from torch import nn
 
+from fastseg._bytes import parse_bytes
 from fastseg.crf import DenseCRF
 from fastseg.models import DeepLabV1, UNet
 from fastseg.predict import Segmenter
 from fastseg.predict.blocks import blocks
-from fastseg.predict.memory import CRFBytes, Footprint, crf_vertices, parse_bytes, peak_bytes
+from fastseg.predict.memory import CRFBytes, Footprint, crf_vertices, peak_bytes
 from fastseg.predict.windows import Grid
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from fastseg.crf import BilateralKernel, DenseCRF, GaussianKernel
+from fastseg.data.errors import DataWarning
 from fastseg.inference import undo_compile_for_inference
 from fastseg.models import (
     DeconvNet,
@@ -316,11 +317,25 @@ class TestImages:
             (torch.zeros(5, 4, 3), ValueError, r"tensor \(C, H, W\) with 1, 3 or 4 channels"),
             (torch.zeros(3, 4, 4, dtype=torch.complex64), TypeError, "real numbers"),
             (np.zeros((4, 4, 3), bool), ValueError, "image must be uint8, uint16"),
+            (np.full((4, 4, 3), 300), ValueError, "in 0 to 255 for int64 .* got 300 to 300"),
+            (torch.full((3, 4, 4), -1).int(), ValueError, "0 to 255 for int32 .* got -1 to -1"),
             (3, TypeError, "images must be an image or a list of them, got int"),
             (None, TypeError, "got NoneType"),
             ([None], TypeError, "image must be a path"),
         ],
-        ids=["nan", "inf", "empty", "hwc", "complex", "bool", "int", "none", "list"],
+        ids=[
+            "nan",
+            "inf",
+            "empty",
+            "hwc",
+            "complex",
+            "bool",
+            "large",
+            "negative",
+            "int",
+            "none",
+            "list",
+        ],
     )
     def test_refused(self, segmenter, image, error, message):
         with pytest.raises(error, match=message):
@@ -343,11 +358,11 @@ def test_compiled_weights_are_kept_for_few_sizes(randomised):
     model = randomised(thin(DeepLabV1, CLASSES))
     model.input_convention = dataclasses.replace(model.input_convention, pad_to=None)
     segmenter = Segmenter(model)
-    assert segmenter.compiled and segmenter.most_sizes == 4
+    assert segmenter.compiled and segmenter.passes.most_sizes == 4
     first = segmenter.predict(photo(33, 33))
     for side in (41, 49, 57, 65, 73):
         segmenter.predict(photo(side, side))
-        assert len(segmenter.sizes) <= 4
+        assert len(segmenter.passes.sizes) <= 4
     assert torch.equal(segmenter.predict(photo(33, 33)), first)
 
 
@@ -358,8 +373,12 @@ def test_compiled_weights_are_kept_for_few_sizes(randomised):
         ({"model": nn.Conv2d(3, 4, 1)}, TypeError, "input_convention must be"),
         ({"crf": "deeplab"}, ValueError, "name must be one of"),
         ({"crf": 3}, TypeError, "crf must be a DenseCRF"),
-        ({"scales": ()}, ValueError, "scales must be positive"),
-        ({"scales": (0.5, -1)}, ValueError, "scales must be positive"),
+        ({"scales": ()}, ValueError, "scales must hold one value or more"),
+        (
+            {"scales": (0.5, -1)},
+            ValueError,
+            r"scales\[1\] must be a positive number",
+        ),
         ({"tile": 0}, ValueError, "tile must be a positive integer"),
         ({"overlap": 1.0}, ValueError, r"overlap must lie in \[0, 1\)"),
         ({"blend": "max"}, ValueError, "blend must be one of average, gaussian"),
@@ -369,7 +388,7 @@ def test_compiled_weights_are_kept_for_few_sizes(randomised):
         ({"max_memory": None}, TypeError, "max_memory must be"),
         ({"amp": torch.float32}, ValueError, "amp must be float16, bfloat16 or a flag"),
         ({"amp": "float16"}, TypeError, "amp must be float16, bfloat16 or a flag, got 'float16'"),
-        ({"overlap": "half"}, ValueError, r"overlap must lie in \[0, 1\), got 'half'"),
+        ({"overlap": "half"}, TypeError, r"overlap must lie in \[0, 1\), got 'half'"),
         ({"device": "gpu"}, ValueError, "device must be one that torch has here, got 'gpu'"),
         ({"device": "meta"}, ValueError, "device must be one that torch has here, got 'meta'"),
         (
@@ -394,5 +413,44 @@ def test_model_with_other_results():
         def forward(self, input):
             return (self.conv(input),)
 
-    with pytest.raises(ValueError, match=r"model must return logits \(B, K, H, W\), got tuple"):
+    with pytest.raises(ValueError, match=r"must return logits \(B, K, H, W\) of .*, got tuple"):
         Segmenter(Pair())
+
+
+def test_model_without_classes():
+    model = Pointwise()
+    model.conv = nn.Conv2d(3, 0, 1)
+    with pytest.raises(ValueError, match=r"of one class or more, got \(1, 0, \d+, \d+\)$"):
+        Segmenter(model)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_scores_that_are_no_numbers_are_an_error(value, tmp_path):
+    """Which names the image; a class that is never chosen, -inf, is none."""
+    model = Pointwise()
+    segmenter = Segmenter(model, compile=False)
+    Image.fromarray(photo()).save(tmp_path / "dark.png")
+    with torch.no_grad():
+        model.conv.bias[1] = -torch.inf
+        assert 1 not in segmenter.predict(photo())
+        model.conv.bias[1] = value
+    for images, name in (
+        (photo(), "the image"),
+        ([photo()], r"images\[0\]"),
+        (tmp_path / "dark.png", r".*dark\.png"),
+    ):
+        for output in ("labels", "probabilities"):
+            with pytest.raises(ValueError, match=f"got NaN or infinity for {name}; its weights"):
+                segmenter.predict(images, output=output)
+
+
+def test_numpys_numbers_are_numbers(randomised):
+    model, image = randomised(Pointwise()), photo()
+    options = {"tile": np.int64(32), "overlap": np.float32(0.5), "max_memory": np.int64(10**9)}
+    expected = Segmenter(model, tile=32, overlap=0.5).predict(image)
+    assert torch.equal(Segmenter(model, **options).predict(image), expected)
+
+
+def test_normalised_pixels_are_warned_about():
+    with pytest.warns(DataWarning, match="its values are -2 to 2 where 0 to 255, or 0 to 1"):
+        Segmenter(Pointwise()).predict(np.linspace(-2, 2, 48, dtype=np.float32).reshape(4, 4, 3))

@@ -1,0 +1,29 @@
+"""What the blocks of Xception and of its aligned form share."""
+
+from functools import partial
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from fastseg.nn import ConvNormReLU, SeparableConvNormReLU
+
+
+class SeparableBlock(nn.Module):
+    """Separable convolutions in a row, from one of ``widths`` to the next, beside a shortcut."""
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        stride: int,
+        conv: "partial[ConvNormReLU]",
+        separable: "partial[SeparableConvNormReLU]",
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.convs = nn.ModuleList(separable(*pair) for pair in pairwise(widths))
+        self.shortcut: ConvNormReLU | None = None
+        if stride > 1 or widths[0] != widths[-1]:
+            self.shortcut = conv(widths[0], widths[-1], kernel_size=1, activation=None)
+
+    def with_shortcut(self, output: Tensor, input: Tensor) -> Tensor:
+        return output + (input if self.shortcut is None else self.shortcut(input))
