@@ -4,6 +4,7 @@ Coarse on purpose: a table of a few dozen classes covers the networks of this pa
 that was not measured finds the choice of one that is like it.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -56,23 +57,63 @@ def shape_class(
     batch, channels, *size = input_shape
     outputs, group_channels, *kernel = weight_shape
     rows, columns = geometry.output_size(size, kernel)
-    precision = "tf32" if tf32 and dtype == torch.float32 else PRECISIONS[dtype]
     groups = "dense"
     if geometry.groups > 1:
         groups = "depthwise" if group_channels == 1 and geometry.groups == channels else "grouped"
     return " ".join(
         (
-            precision,
-            "nhwc" if channels_last else "nchw",
+            storage(dtype, tf32, channels_last),
             "x".join(map(str, kernel)),
             f"stride {'x'.join(map(str, dict.fromkeys(geometry.stride)))}",
             "dilated" if max(geometry.rate) > 1 else "plain",
-            f"{quarters_inside(size, kernel, geometry)}/{QUARTERS}",
+            quarters([share_inside(size, kernel, geometry)]),
             groups,
             f"pixels {power_of_two(batch * rows * columns)}",
             f"channels {power_of_two(channels)} {power_of_two(outputs)}",
         )
     )
+
+
+@lru_cache(maxsize=1024)
+def pyramid_class(
+    input_shape: tuple[int, ...],
+    weight_shapes: tuple[tuple[int, ...], ...],
+    geometries: "tuple[ConvGeometry, ...]",
+    combine: str,
+    dtype: torch.dtype,
+    *,
+    tf32: bool,
+    channels_last: bool,
+) -> str:
+    """The class of a spatial pyramid; its arguments are those of :func:`shape_class`, by branch.
+
+    ``combine`` is ``"sum"`` or ``"concat"``; the output channels are those of the result.
+
+    Returns:
+        For example ``"float32 nhwc sum of 36 taps 3/4 pixels 2^12 channels 2^11 2^4"``.
+    """
+    batch, channels, *size = input_shape
+    taps = [kernel[0] * kernel[1] for _, _, *kernel in weight_shapes]
+    shares = [
+        share_inside(size, kernel, geometry) * count
+        for (_, _, *kernel), geometry, count in zip(weight_shapes, geometries, taps, strict=True)
+    ]
+    outputs = [shape[0] for shape in weight_shapes]
+    total = sum(outputs) if combine == "concat" else outputs[0]
+    return " ".join(
+        (
+            storage(dtype, tf32, channels_last),
+            f"{combine} of {sum(taps)} taps",
+            quarters(shares, sum(taps)),
+            f"pixels {power_of_two(batch * size[0] * size[1])}",
+            f"channels {power_of_two(channels)} {power_of_two(total)}",
+        )
+    )
+
+
+def storage(dtype: torch.dtype, tf32: bool, channels_last: bool) -> str:
+    precision = "tf32" if tf32 and dtype == torch.float32 else PRECISIONS[dtype]
+    return f"{precision} {'nhwc' if channels_last else 'nchw'}"
 
 
 def power_of_two(number: int) -> str:
@@ -83,10 +124,15 @@ def power_of_two(number: int) -> str:
     return f"2^{exponent}"
 
 
-def quarters_inside(size: Sequence[int], kernel: Sequence[int], geometry: "ConvGeometry") -> int:
-    """Of the products of a tap and an output pixel, how many quarters meet the image; at least 1.
+def quarters(shares: Sequence[float], whole: float = 1.0) -> str:
+    """The sum of shares of ``whole`` in quarters, rounded up: 1/4 to 4/4."""
+    return f"{max(1, math.ceil(QUARTERS * sum(shares) / whole - 1e-9))}/{QUARTERS}"
 
-    Rounded up: 4 for rates that are small against the image, 1 where only the centre counts.
+
+def share_inside(size: Sequence[int], kernel: Sequence[int], geometry: "ConvGeometry") -> float:
+    """Of the products of a tap and an output pixel, how many meet the image and not its padding.
+
+    Near 1 for rates that are small against the image; at a rate of its size only the centre counts.
     """
     inside, products = 1, 1
     outputs = geometry.output_size(size, kernel)
@@ -101,7 +147,7 @@ def quarters_inside(size: Sequence[int], kernel: Sequence[int], geometry: "ConvG
             for tap in range(kernel[axis])
         )
         products *= kernel[axis] * outputs[axis]
-    return max(1, -(-QUARTERS * inside // products)) if products > 0 else QUARTERS
+    return inside / products if products > 0 else 1.0
 
 
 def taps_inside(*, offset: int, stride: int, outputs: int, size: int) -> int:

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from fastseg.ops.conv_geometry import ConvGeometry
-from fastseg.tuning import shape_class
-from fastseg.tuning.shape_class import power_of_two, quarters_inside, taps_inside
+from fastseg.tuning import pyramid_class, shape_class
+from fastseg.tuning.shape_class import power_of_two, quarters, share_inside, taps_inside
 
 
 def class_of(
@@ -79,11 +79,37 @@ def test_taps_inside_are_those_that_are_counted(size, rate, stride):
         assert found == counted
 
 
-def test_quarters():
-    def quarters(rate, size=(65, 65)):
+def test_share_inside():
+    def share(rate, size=(65, 65)):
         geometry = ConvGeometry.of("test", (3, 3), rate=rate, padding=rate)
-        return quarters_inside(size, (3, 3), geometry)
+        return share_inside(size, (3, 3), geometry)
 
-    assert [quarters(rate) for rate in (1, 6, 12, 24, 36, 60, 65)] == [4, 4, 4, 3, 2, 1, 1]
+    assert share(65) == pytest.approx(1 / 9)
+    assert share(13) == pytest.approx(((1 + 2 * 52 / 65) / 3) ** 2)
+    found = [quarters([share(rate)]) for rate in (1, 6, 12, 24, 36, 60, 65)]
+    assert found == ["4/4", "4/4", "4/4", "3/4", "2/4", "1/4", "1/4"]
     nothing_inside = ConvGeometry.of("test", (1, 1), padding=(4, 0, 0, 0), stride=9)
-    assert quarters_inside((1, 1), (1, 1), nothing_inside) == 1
+    assert quarters([share_inside((1, 1), (1, 1), nothing_inside)]) == "1/4"
+    assert quarters([0.75]) == "3/4"
+
+
+def test_pyramids():
+    def class_of_pyramid(rates, combine="sum", outputs=21, size=65):
+        weights = tuple((outputs, 2048, *((3, 3) if rate else (1, 1))) for rate in rates)
+        geometries = tuple(
+            ConvGeometry.of("test", weight[2:], rate=max(rate, 1), padding="same")
+            for weight, rate in zip(weights, rates, strict=True)
+        )
+        shape = (1, 2048, size, size)
+        options = {"tf32": True, "channels_last": True}
+        return pyramid_class(shape, weights, geometries, combine, torch.float32, **options)
+
+    v2 = class_of_pyramid((6, 12, 18, 24))
+    assert v2 == "tf32 nhwc sum of 36 taps 3/4 pixels 2^12 channels 2^11 2^4"
+    assert class_of_pyramid((7, 11, 18, 23)) == v2
+    v3 = class_of_pyramid((0, 12, 24, 36), "concat", 256)
+    assert v3 == "tf32 nhwc concat of 28 taps 3/4 pixels 2^12 channels 2^11 2^10"
+    assert (
+        len({v2, v3, class_of_pyramid((6, 12, 18)), class_of_pyramid((6, 12, 18, 24), size=33)})
+        == 4
+    )
