@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         predict,
         pydensecrf,
         reference,
+        tuning,
     )
     from fastseg._info import build_info
     from fastseg.checkpoints import load_weights, save_weights
@@ -63,6 +64,7 @@ __all__ = [
     "pydensecrf",
     "reference",
     "save_weights",
+    "tuning",
     "undo_compile_for_inference",
     "upsample_argmax",
     "upsample_cross_entropy",
@@ -79,6 +81,7 @@ _SUBMODULES = {
     "predict",
     "pydensecrf",
     "reference",
+    "tuning",
 }
 
 _HOME = {

@@ -7,6 +7,7 @@
 #include "conv_door.h"
 #include "cost_model.h"
 #include "dilated_conv_check.h"
+#include "gemm_plan.h"
 #include "winograd_plan.h"
 
 // The convolution as torch operators: schema, and the CPU door.
@@ -14,11 +15,6 @@ namespace fastseg {
 namespace {
 
 const DilatedConvKernels& kernels() { return instruction_set().dilated_conv; }
-
-std::optional<ArgumentInfo> optional_info(const char* name, const std::optional<Tensor>& tensor) {
-  if (!tensor) return std::nullopt;
-  return info_of(name, *tensor);
-}
 
 // Everything but the weights.
 struct Layer {
@@ -206,6 +202,37 @@ std::string dilated_conv2d_algorithm(std::vector<int64_t> input_shape,
   });
 }
 
+std::string dilated_conv2d_gpu_algorithm(std::vector<int64_t> input_shape,
+                                         std::vector<int64_t> weight_shape,
+                                         std::vector<int64_t> rate, std::vector<int64_t> padding,
+                                         std::vector<int64_t> stride, int64_t groups, Text dtype,
+                                         bool tf32, int64_t fused, bool deterministic,
+                                         Text preferred) {
+  const char* op = "dilated_conv2d_gpu_algorithm";
+  return with_error_kinds(op, [&] {
+    const ArgumentInfo input = {"input_shape", input_shape, ScalarType::kOther, dtype.value};
+    raise_if(check_floating_image(op, input));
+    ConvGeometry geometry;
+    raise_if(check_conv_geometry(op,
+                                 {input,
+                                  {"weight_shape", weight_shape, ScalarType::kOther, dtype.value},
+                                  {},
+                                  {},
+                                  rate,
+                                  padding,
+                                  stride,
+                                  groups,
+                                  ""},
+                                 &geometry));
+    const ElementType type = element_type(dtype.value);
+    GemmPlan measured;
+    const bool serves = !check_gemm_plan(op, preferred.value, geometry, type, &measured);
+    if (serves && (tf32 || !measured.tf32)) return plan_name(measured);
+    const std::optional<GemmPlan> plan = choose_on_gpu(geometry, type, tf32, fused, deterministic);
+    return std::string(plan ? plan_name(*plan) : "torch");
+  });
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastseg, m) {
@@ -226,6 +253,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastseg, m) {
       "dilated_conv2d_algorithm(int[] input_shape, int[] weight_shape, int[2] rate, "
       "int[4] padding, int[2] stride, int groups, bool channels_last, str accuracy, "
       "bool deterministic, bool transformed) -> str");
+  m.def(
+      "dilated_conv2d_gpu_algorithm(int[] input_shape, int[] weight_shape, int[2] rate, "
+      "int[4] padding, int[2] stride, int groups, str dtype, bool tf32, int fused, "
+      "bool deterministic, str preferred) -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
@@ -239,6 +270,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(fastseg, CompositeExplicitAutograd, m) {
   m.impl("dilated_conv2d_layout", TORCH_BOX(&dilated_conv2d_layout));
   m.impl("dilated_conv2d_algorithm", TORCH_BOX(&dilated_conv2d_algorithm));
+  m.impl("dilated_conv2d_gpu_algorithm", TORCH_BOX(&dilated_conv2d_gpu_algorithm));
 }
 
 }  // namespace fastseg

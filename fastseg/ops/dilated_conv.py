@@ -10,12 +10,15 @@ from torch.nn import functional
 
 import fastseg._C  # loads the kernels into torch.ops.fastseg
 from fastseg._arguments import check_tensor
+from fastseg.ops import gpu
 from fastseg.ops.conv_geometry import ConvGeometry, Padding, Pair
 from fastseg.ops.errors import user_errors
+from fastseg.tuning import shape_class
 
 OP = "dilated_conv2d"
 TORCH = "torch"  # torch's own convolution, where an algorithm is named
 ALGORITHMS = ("direct", "winograd", "winograd-high", "pointwise", "strassen", TORCH)
+GPU_ALGORITHMS = (*gpu.ALGORITHMS, TORCH)
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -51,9 +54,23 @@ def dilated_conv2d(
     own convolution, followed by what is to be fused. float64, float16 and bfloat16 are computed by
     ``"direct"`` where none is named; the last two in float32.
 
+    On a GPU the algorithms are others. ``"gemm-128x128"``, ``"gemm-64x64"`` and ``"gemm-128x32"``
+    are products in tiles of so many pixels and outputs, with ``"-split2"`` to ``"-split16"`` in
+    depths that so many blocks share, their sums added in one order. Tiles leave out the taps that
+    see only padding. float16 and bfloat16 are multiplied by tensor cores and summed in float32.
+    float32 is multiplied as such, by fused multiply-adds, or, by the names that end in ``"-tf32"``,
+    with factors rounded to TF32; these are chosen only where ``accuracy`` is the default and
+    torch's own switch for convolutions, ``torch.backends.cudnn.allow_tf32``, is on. ``"direct"``
+    has one thread for each output: float64, and depthwise. What is chosen is what the table of
+    measurements has for such a layer on such a GPU (``fastseg tune``), or else the least by a count
+    of products and bytes, in which torch's cuDNN is a quarter faster, multiplies padding, and
+    passes over the output once more for bias, residual and ReLU each. A channels_last input and
+    weight are read where they are, where the channels of a group are a multiple of 16 bytes; others
+    are copied into that layout first.
+
     Against float64, relative to the largest output, float32 is within 3e-5, and with
-    ``accuracy="high"`` within 3e-6 or torch's own error, whichever is larger. Where a gradient
-    will be needed the accuracy is always the high one.
+    ``accuracy="high"`` within 3e-6 or torch's own error, whichever is larger; TF32 is within 2e-3.
+    Where a gradient will be needed the accuracy is always the high one, but on a GPU.
 
     Two runs give identical bits, for every number of threads, unless torch's convolution was
     chosen, which promises neither; ``deterministic=True`` never chooses it. Differentiable with
@@ -76,8 +93,8 @@ def dilated_conv2d(
         groups: independent groups of channels; C makes the convolution depthwise.
         activation: None or ``"relu"``.
         residual: of the output's shape and dtype, added before the activation, or None.
-        algorithm: one of the above in place of the model's choice.
-        accuracy: ``"default"`` or ``"high"``; bounds the model's choice, not a named algorithm.
+        algorithm: one of the above in place of the choice.
+        accuracy: ``"default"`` or ``"high"``; bounds the choice, not a named algorithm.
         deterministic: leaves torch's convolution out of the choice.
 
     Returns:
@@ -92,14 +109,16 @@ def dilated_conv2d(
     needs_grad = torch.is_grad_enabled() and layer.requires_grad()
     if accuracy not in ("default", "high"):
         raise ValueError(f"{OP}: accuracy must be 'default' or 'high', got {accuracy!r}")
-    if needs_grad:
+    on_gpu = gpu.serves(input)
+    if needs_grad and not on_gpu:
         accuracy = "high"
     if algorithm is None:
         if torch.compiler.is_compiling():
             return layer.run_chosen(accuracy, bool(deterministic))
         return layer.run(layer.choose(accuracy, bool(deterministic)), needs_grad)
-    if algorithm not in ALGORITHMS:
-        names = ", ".join(map(repr, ALGORITHMS))
+    known = GPU_ALGORITHMS if on_gpu else ALGORITHMS
+    if algorithm not in known:
+        names = ", ".join(map(repr, known))
         raise ValueError(f"{OP}: algorithm must be one of {names}, got {algorithm!r}")
     if algorithm == TORCH and deterministic:
         raise ValueError(
@@ -181,6 +200,8 @@ class Layer(NamedTuple):
         """The algorithm for a call without transformed weights; None for what nothing serves."""
         if self.input.dim() != 4 or not self.fits():
             return None
+        if gpu.serves(self.input):
+            return self.choose_on_gpu(accuracy, deterministic)
         try:
             algorithm = chosen_algorithm(
                 tuple(self.input.shape),
@@ -197,6 +218,23 @@ class Layer(NamedTuple):
         if self.input.device.type != "cpu":
             return TORCH
         return algorithm if self.input.dtype == torch.float32 else "direct"
+
+    def choose_on_gpu(self, accuracy: str, deterministic: bool) -> str | None:
+        """What the table of measurements says of the layer, or else the model of its cost."""
+        tf32 = gpu.in_tf32(self.input, accuracy)
+        shapes = tuple(self.input.shape), tuple(self.weight.shape)
+        fused = sum((self.bias is not None, self.residual is not None, self.activation != "none"))
+        arguments = *shapes, self.geometry, self.input.dtype, tf32, fused, deterministic
+        try:
+            modelled = chosen_on_gpu(*arguments, "")
+        except RuntimeError:
+            return None
+        last = is_channels_last(self.input)
+        key = shape_class(*arguments[:4], tf32=tf32, channels_last=last)
+        listed = gpu.listed(OP, key, self.input)
+        if listed is None or (listed == TORCH and deterministic):
+            return modelled
+        return TORCH if listed == TORCH else chosen_on_gpu(*arguments, listed)
 
     def run(self, algorithm: str | None, needs_grad: bool) -> Tensor:
         """``"direct"`` for None: the operator says what is wrong."""
@@ -264,6 +302,31 @@ def chosen_algorithm(
         accuracy,
         deterministic,
         transformed,
+    )
+    return algorithm
+
+
+@lru_cache(maxsize=4096)
+def chosen_on_gpu(
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    dtype: torch.dtype,
+    tf32: bool,
+    fused: int,
+    deterministic: bool,
+    preferred: str,
+) -> str:
+    """What ``preferred`` names, where it serves the layer, or else what the cost model says."""
+    algorithm: str = torch.ops.fastseg.dilated_conv2d_gpu_algorithm(
+        input_shape,
+        weight_shape,
+        *geometry,
+        str(dtype).removeprefix("torch."),
+        tf32,
+        fused,
+        deterministic,
+        preferred,
     )
     return algorithm
 
@@ -349,7 +412,7 @@ torch.library.define(
 )
 
 
-@torch.library.impl("fastseg::dilated_conv2d_chosen", "CPU")
+@torch.library.impl("fastseg::dilated_conv2d_chosen", ("CPU", "CUDA"))
 def _run_chosen(  # type: ignore[no-untyped-def]
     input,
     weight,
