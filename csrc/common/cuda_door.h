@@ -39,6 +39,11 @@ class CudaCall {
   void check(cudaError_t error) const;
 
  private:
+  // Raises where the driver or the GPU is older than the kernels. Asks no more than the driver's
+  // memory: some hundred nanoseconds, and nothing that a capture forbids.
+  void check_gpu(int device) const;
+  [[noreturn]] void fail(const std::string& text) const;
+
   const char* op_;
   Device device_;
   std::vector<Tensor> scratch_;

@@ -37,5 +37,9 @@ bool simt_set_order(const char* name, unsigned seed);
 long long simt_launch_count();
 // The error that the next cudaGetLastError() tells.
 void simt_set_error(int error);
+// What the driver (13000 supports CUDA 13.0) and the GPU say of themselves.
+void simt_set_gpu(int driver, int major, int minor);
+// Of the toolkit whose headers this is compiled with.
+int simt_toolkit();
 }
 #pragma GCC visibility pop

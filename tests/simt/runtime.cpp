@@ -8,11 +8,30 @@
 
 namespace {
 cudaError_t last_error = cudaSuccess;
-}
+int driver = CUDART_VERSION, major = 9, minor = 0;
+}  // namespace
 
 extern "C" {
 
 void simt_set_error(int error) { last_error = static_cast<cudaError_t>(error); }
+
+void simt_set_gpu(int driver_version, int capability_major, int capability_minor) {
+  driver = driver_version;
+  major = capability_major;
+  minor = capability_minor;
+}
+
+int simt_toolkit() { return CUDART_VERSION; }
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = driver;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? major : minor;
+  return cudaSuccess;
+}
 
 cudaError_t cudaGetLastError() {
   const cudaError_t error = last_error;

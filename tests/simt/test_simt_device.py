@@ -111,6 +111,55 @@ CUDA_ERRORS = {
 }
 
 
+@pytest.fixture
+def gpu():
+    """Setter of the driver's CUDA version and of the compute capability; both are put back."""
+    library = simt_device.library()
+    toolkit = library.simt_toolkit()
+    yield library.simt_set_gpu
+    library.simt_set_gpu(toolkit, 9, 0)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (10, 3), (12, 1)])
+def test_gpus_that_can_run_the_kernels(gpu, capability):
+    toolkit = simt_device.library().simt_toolkit()
+    with simt_device.emulated():
+        for driver in (toolkit, toolkit // 1000 * 1000, 99000):  # minor versions are compatible
+            gpu(driver, *capability)
+            assert bilinear_upsample(torch.ones(1, 1, 2, 2), 4).shape == (1, 1, 4, 4)
+
+
+def test_driver_older_than_the_toolkit_is_named(gpu):
+    toolkit = simt_device.library().simt_toolkit()
+    gpu(toolkit // 1000 * 1000 - 1000 + 40, 9, 0)
+    text = (
+        f"upsample_argmax: the NVIDIA driver must support CUDA {toolkit // 1000}."
+        f"{toolkit % 1000 // 10}, with which fastseg was built, got one for CUDA "
+        f"{toolkit // 1000 - 1}.4; update the driver, or build fastseg with a toolkit of that "
+        "version"
+    )
+    with simt_device.emulated(), pytest.raises(RuntimeError) as caught:
+        upsample_argmax(torch.ones(1, 1, 2, 2), 4)
+    assert str(caught.value) == text
+
+
+def test_gpu_older_than_the_oldest_built_is_named(gpu):
+    gpu(99000, 7, 5)
+    calls = [
+        ("bilinear_upsample", lambda: bilinear_upsample(torch.ones(1, 1, 2, 2), 4)),
+        ("permutohedral_lattice", lambda: permutohedral_lattice(torch.ones(1, 2, 4, 5))),
+    ]
+    with simt_device.emulated():
+        for op, call in calls:
+            with pytest.raises(
+                RuntimeError,
+                match=rf"^{op}: the GPU must be of compute capability 8\.0 or later \(fastseg was "
+                r"built for sm_80, sm_90\), got 7\.5; its kernels need 8\.0 at least: run it on "
+                r"the CPU$",
+            ):
+                call()
+
+
 @pytest.mark.parametrize("error", CUDA_ERRORS)
 def test_cuda_errors_say_what_to_do(error):
     with simt_device.emulated():
