@@ -20,6 +20,7 @@ def _installed(distribution: str) -> str | None:
 CUDA_OPERATORS = (
     "bilinear_upsample",
     "bilinear_upsample_backward",
+    "dilated_conv2d",
     "mean_field",
     "permutohedral_blur",
     "permutohedral_lattice",

@@ -22,10 +22,9 @@ struct Parallel {
 };
 
 // Runs the tasks one after the other on the calling thread.
-inline Parallel serial() {
-  return {[](int64_t count, void (*body)(void*, int64_t), void* context) {
-    for (int64_t i = 0; i < count; ++i) body(context, i);
-  }};
+inline void run_serially(int64_t count, void (*body)(void*, int64_t), void* context) {
+  for (int64_t i = 0; i < count; ++i) body(context, i);
 }
+inline Parallel serial() { return {run_serially}; }
 
 }  // namespace fastseg

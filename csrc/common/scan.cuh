@@ -1,15 +1,12 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 
+#include "allocate.h"
 #include "launch.cuh"
 
 namespace fastseg {
 namespace cuda {
-
-// Device memory that lives until what the stream has been given is done.
-using Allocate = std::function<void*(int64_t bytes)>;
 
 constexpr int kScanThreads = 256;
 constexpr int64_t kScanTile = kScanThreads * 4;  // numbers of a block

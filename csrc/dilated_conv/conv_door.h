@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "../common/torch_door.h"
 #include "dilated_conv.h"
 
@@ -17,6 +19,12 @@ inline ElementType element_type(const Tensor& tensor) {
     default:
       return ElementType::kFloat;
   }
+}
+
+inline ElementType element_type(const std::string& dtype_name) {
+  if (dtype_name == "float64") return ElementType::kDouble;
+  if (dtype_name == "float16") return ElementType::kHalf;
+  return dtype_name == "bfloat16" ? ElementType::kBFloat16 : ElementType::kFloat;
 }
 
 inline Image<const void> view_of(const Tensor& image) {
@@ -39,6 +47,12 @@ inline ConvWeight weight_of(const Tensor& weight) {
   return {weight.const_data_ptr(),
           {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)},
           nullptr};
+}
+
+inline std::optional<ArgumentInfo> optional_info(const char* name,
+                                                 const std::optional<Tensor>& tensor) {
+  if (!tensor) return std::nullopt;
+  return info_of(name, *tensor);
 }
 
 }  // namespace fastseg

@@ -7,6 +7,7 @@
 #include "conv_door.h"
 #include "cost_model.h"
 #include "dilated_conv_check.h"
+#include "gemm_plan.h"
 #include "winograd_plan.h"
 
 // The convolution as torch operators: schema, and the CPU door.
@@ -14,11 +15,6 @@ namespace fastseg {
 namespace {
 
 const DilatedConvKernels& kernels() { return instruction_set().dilated_conv; }
-
-std::optional<ArgumentInfo> optional_info(const char* name, const std::optional<Tensor>& tensor) {
-  if (!tensor) return std::nullopt;
-  return info_of(name, *tensor);
-}
 
 // Everything but the weights.
 struct Layer {
@@ -195,6 +191,33 @@ std::string dilated_conv2d_algorithm(std::vector<int64_t> input_shape,
   });
 }
 
+std::string dilated_conv2d_gpu_algorithm(std::vector<int64_t> input_shape,
+                                         std::vector<int64_t> weight_shape,
+                                         std::vector<int64_t> rate, std::vector<int64_t> padding,
+                                         std::vector<int64_t> stride, int64_t groups, Text dtype,
+                                         bool tf32, int64_t fused, bool deterministic) {
+  const char* op = "dilated_conv2d_gpu_algorithm";
+  return with_error_kinds(op, [&] {
+    const ArgumentInfo input = {"input_shape", input_shape, ScalarType::kOther, dtype.value};
+    raise_if(check_floating_image(op, input));
+    ConvGeometry geometry;
+    raise_if(check_conv_geometry(op,
+                                 {input,
+                                  {"weight_shape", weight_shape, ScalarType::kOther, dtype.value},
+                                  {},
+                                  {},
+                                  rate,
+                                  padding,
+                                  stride,
+                                  groups,
+                                  ""},
+                                 &geometry));
+    const std::optional<GemmPlan> plan =
+        choose_on_gpu(geometry, element_type(dtype.value), tf32, fused, deterministic);
+    return std::string(plan ? plan_name(*plan) : "torch");
+  });
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastseg, m) {
@@ -216,6 +239,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastseg, m) {
       "dilated_conv2d_algorithm(int[] input_shape, int[] weight_shape, int[2] rate, "
       "int[4] padding, int[2] stride, int groups, bool channels_last, str accuracy, "
       "bool deterministic, bool transformed) -> str");
+  m.def(
+      "dilated_conv2d_gpu_algorithm(int[] input_shape, int[] weight_shape, int[2] rate, "
+      "int[4] padding, int[2] stride, int groups, str dtype, bool tf32, int fused, "
+      "bool deterministic) -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
@@ -229,6 +256,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(fastseg, CompositeExplicitAutograd, m) {
   m.impl("dilated_conv2d_layout", TORCH_BOX(&dilated_conv2d_layout));
   m.impl("dilated_conv2d_algorithm", TORCH_BOX(&dilated_conv2d_algorithm));
+  m.impl("dilated_conv2d_gpu_algorithm", TORCH_BOX(&dilated_conv2d_gpu_algorithm));
 }
 
 }  // namespace fastseg

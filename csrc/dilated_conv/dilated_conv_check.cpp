@@ -191,8 +191,25 @@ Error check_algorithm(const char* op, const std::string& name, const ConvGeometr
   return {};
 }
 
-Error check_dilated_conv2d(const char* op, const ConvArguments& arguments, ConvGeometry* geometry,
-                           ConvAlgorithm* algorithm) {
+Error check_gemm_plan(const char* op, const std::string& name, const ConvGeometry& geometry,
+                      ElementType type, GemmPlan* plan) {
+  for (const GemmPlan& known : gemm_plans()) {
+    if (name != plan_name(known)) continue;
+    *plan = known;
+    if (known.direct || gemm_serves(geometry, type)) {
+      if (!known.tf32 || type == ElementType::kFloat) return {};
+      return value_error(op, ": algorithm must serve the layer, got '", name,
+                         "', which needs float32");
+    }
+    return value_error(op, ": algorithm must serve the layer, got '", name,
+                       "', which needs float32, float16 or bfloat16, and sizes with padding below ",
+                       kGemmExtent);
+  }
+  return value_error(op, ": algorithm must be 'direct' or, for example, 'gemm-64x64', ",
+                     "'gemm-128x128-split4' or 'gemm-128x32-tf32', got '", name, "'");
+}
+
+Error check_conv_tensors(const char* op, const ConvArguments& arguments, ConvGeometry* geometry) {
   FASTSEG_RETURN_IF_ERROR(check_floating_image(op, arguments.input));
   FASTSEG_RETURN_IF_ERROR(check_conv_geometry(op, arguments, geometry));
   const ConvGeometry& g = *geometry;
@@ -205,7 +222,13 @@ Error check_dilated_conv2d(const char* op, const ConvArguments& arguments, ConvG
     FASTSEG_RETURN_IF_ERROR(check_shape(op, *arguments.residual,
                                         {g.batch, g.out_channels, g.out_height(), g.out_width()}));
   }
-  FASTSEG_RETURN_IF_ERROR(check_algorithm(op, arguments.algorithm, g, algorithm));
+  return {};
+}
+
+Error check_dilated_conv2d(const char* op, const ConvArguments& arguments, ConvGeometry* geometry,
+                           ConvAlgorithm* algorithm) {
+  FASTSEG_RETURN_IF_ERROR(check_conv_tensors(op, arguments, geometry));
+  FASTSEG_RETURN_IF_ERROR(check_algorithm(op, arguments.algorithm, *geometry, algorithm));
   if (arguments.input.dtype == ScalarType::kFloat64 && *algorithm != ConvAlgorithm::kDirect) {
     return value_error(op, ": algorithm must be 'direct' for float64, got '", arguments.algorithm,
                        "'");

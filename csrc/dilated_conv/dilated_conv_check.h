@@ -6,6 +6,7 @@
 
 #include "../common/check.h"
 #include "dilated_conv.h"
+#include "gemm_plan.h"
 
 // What the convolution operators ask of their arguments, whatever door these come through.
 namespace fastseg {
@@ -23,12 +24,19 @@ struct ConvArguments {
 // Ranks, ranges and that the sizes belong together; `geometry` is then filled in.
 Error check_conv_geometry(const char* op, const ConvArguments& arguments, ConvGeometry* geometry);
 
-// That, the dtypes, and that the algorithm serves the geometry.
+// That and the dtypes.
+Error check_conv_tensors(const char* op, const ConvArguments& arguments, ConvGeometry* geometry);
+
+// That, and that the algorithm serves the geometry.
 Error check_dilated_conv2d(const char* op, const ConvArguments& arguments, ConvGeometry* geometry,
                            ConvAlgorithm* algorithm);
 
 Error check_algorithm(const char* op, const std::string& name, const ConvGeometry& geometry,
                       ConvAlgorithm* algorithm);
+
+// The same of a GPU's algorithms.
+Error check_gemm_plan(const char* op, const std::string& name, const ConvGeometry& geometry,
+                      ElementType type, GemmPlan* plan);
 
 Error check_floating_image(const char* op, const ArgumentInfo& argument);
 

@@ -10,12 +10,14 @@ from torch.nn import functional
 
 import fastseg._C  # loads the kernels into torch.ops.fastseg
 from fastseg._arguments import check_tensor
+from fastseg.ops import gpu
 from fastseg.ops.conv_geometry import ConvGeometry, Padding, Pair
 from fastseg.ops.errors import user_errors
 
 OP = "dilated_conv2d"
 TORCH = "torch"  # torch's own convolution, where an algorithm is named
 ALGORITHMS = ("direct", "winograd", "winograd-high", "pointwise", "strassen", TORCH)
+GPU_ALGORITHMS = (*gpu.ALGORITHMS, TORCH)
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -92,14 +94,16 @@ def dilated_conv2d(
     needs_grad = torch.is_grad_enabled() and layer.requires_grad()
     if accuracy not in ("default", "high"):
         raise ValueError(f"{OP}: accuracy must be 'default' or 'high', got {accuracy!r}")
-    if needs_grad:
+    on_gpu = gpu.serves(input)
+    if needs_grad and not on_gpu:
         accuracy = "high"
     if algorithm is None:
         if torch.compiler.is_compiling():
             return layer.run_chosen(accuracy, bool(deterministic))
         return layer.run(layer.choose(accuracy, bool(deterministic)), needs_grad)
-    if algorithm not in ALGORITHMS:
-        names = ", ".join(map(repr, ALGORITHMS))
+    known = GPU_ALGORITHMS if on_gpu else ALGORITHMS
+    if algorithm not in known:
+        names = ", ".join(map(repr, known))
         raise ValueError(f"{OP}: algorithm must be one of {names}, got {algorithm!r}")
     if algorithm == TORCH and deterministic:
         raise ValueError(
@@ -177,6 +181,8 @@ class Layer(NamedTuple):
         """The algorithm for a call without transformed weights; None for what nothing serves."""
         if self.input.dim() != 4 or not self.fits():
             return None
+        if gpu.serves(self.input):
+            return self.choose_on_gpu(accuracy, deterministic)
         try:
             algorithm = chosen_algorithm(
                 tuple(self.input.shape),
@@ -193,6 +199,20 @@ class Layer(NamedTuple):
         if self.input.device.type != "cpu":
             return TORCH
         return algorithm if self.input.dtype == torch.float32 else "direct"
+
+    def choose_on_gpu(self, accuracy: str, deterministic: bool) -> str | None:
+        """What the table of measurements says of the layer, or else the model of its cost."""
+        dtype = self.input.dtype
+        tf32 = dtype == torch.float32 and accuracy == "default" and gpu.tf32_allowed()
+        shapes = tuple(self.input.shape), tuple(self.weight.shape)
+        listed = gpu.listed(OP, *shapes, self.geometry, self.input, tf32)
+        if listed in GPU_ALGORITHMS and not (deterministic and listed == TORCH):
+            return listed
+        fused = sum((self.bias is not None, self.residual is not None, self.activation != "none"))
+        try:
+            return chosen_on_gpu(*shapes, self.geometry, dtype, tf32, fused, deterministic)
+        except RuntimeError:
+            return None
 
     def run(self, algorithm: str | None, needs_grad: bool) -> Tensor:
         """``"direct"`` for None: the operator says what is wrong."""
@@ -260,6 +280,29 @@ def chosen_algorithm(
         accuracy,
         deterministic,
         transformed,
+    )
+    return algorithm
+
+
+@lru_cache(maxsize=4096)
+def chosen_on_gpu(
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    dtype: torch.dtype,
+    tf32: bool,
+    fused: int,
+    deterministic: bool,
+) -> str:
+    """The same for a GPU."""
+    algorithm: str = torch.ops.fastseg.dilated_conv2d_gpu_algorithm(
+        input_shape,
+        weight_shape,
+        *geometry,
+        str(dtype).removeprefix("torch."),
+        tf32,
+        fused,
+        deterministic,
     )
     return algorithm
 
@@ -342,7 +385,7 @@ torch.library.define(
 )
 
 
-@torch.library.impl("fastseg::dilated_conv2d_chosen", "CPU")
+@torch.library.impl("fastseg::dilated_conv2d_chosen", ("CPU", "CUDA"))
 def _run_chosen(  # type: ignore[no-untyped-def]
     input,
     weight,

@@ -61,12 +61,35 @@ void multiply(void* const operands[kWarpSize], uint32_t) {
   }
 }
 
+struct Matrices {
+  const char* row;
+  const uint32_t** from;
+};
+
+void find(void* const operands[kWarpSize], uint32_t) {
+  const auto of = [&](int lane) { return static_cast<const Matrices*>(operands[lane]); };
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      const char* row = of(8 * i + lane / 4)->row;
+      of(lane)->from[i] = reinterpret_cast<const uint32_t*>(row + lane % 4 * 4);
+    }
+  }
+}
+
 }  // namespace
 
 void mma(Multiplicand type, float d[4], const uint32_t a[4], const uint32_t b[2], const float c[4],
          Location where) {
   Fragments fragments = {type, d, a, b, c};
   block().meet(0xffffffffu, "mma.sync", &fragments, multiply, where);
+}
+
+void find_matrices(const void* row, const uint32_t* from[4], Location where) {
+  if (reinterpret_cast<uintptr_t>(row) % 16) {
+    block().fail("ldmatrix at " + text_of(where) + ": the row is not aligned to 16 bytes");
+  }
+  Matrices matrices = {static_cast<const char*>(row), from};
+  block().meet(0xffffffffu, "ldmatrix", &matrices, find, where);
 }
 
 }  // namespace simt

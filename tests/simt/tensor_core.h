@@ -15,4 +15,8 @@ enum class Multiplicand { kHalf, kBFloat16, kTf32 };
 void mma(Multiplicand type, float d[4], const uint32_t a[4], const uint32_t b[2], const float c[4],
          Location where);
 
+// ldmatrix.x4: where lane 8 i + r brought the address of row r of matrix i, 16 bytes, each lane is
+// told of every matrix where its 4 bytes lie; it reads them itself.
+void find_matrices(const void* row, const uint32_t* from[4], Location where);
+
 }  // namespace simt

@@ -3,15 +3,14 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
-#include <functional>
+
+#include "../../common/allocate.h"
 
 // The permutohedral lattice on the GPU: contract between the launchers and the door that leads to
 // them. Letters and layouts as in ../permutohedral.h; all pointers are to memory of the current
 // device, all work is put on `stream`. Results are the same bits in every run.
 namespace fastseg {
 namespace cuda {
-
-using Allocate = std::function<void*(int64_t bytes)>;
 
 // What the host must know before it can allocate the rest, and refuse.
 struct LatticeStatus {
