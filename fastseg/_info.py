@@ -18,6 +18,7 @@ def _installed(distribution: str) -> str | None:
 # Operators that have CUDA kernels. The tests run all of them under the emulator of the CUDA
 # execution model (tests/simt), and hold this list to what they run.
 CUDA_OPERATORS = (
+    "aspp",
     "bilinear_upsample",
     "bilinear_upsample_backward",
     "dilated_conv2d",

@@ -1,9 +1,9 @@
 #include "aspp.h"
 
 #include "../common/instruction_set.h"
-#include "../dilated_conv/conv_door.h"
 #include "../dilated_conv/dilated_conv_check.h"
 #include "aspp_check.h"
+#include "aspp_door.h"
 
 // Atrous spatial pyramid pooling as torch operators: schema, and the CPU door.
 namespace fastseg {
@@ -11,21 +11,9 @@ namespace {
 
 const AsppKernels& kernels() { return instruction_set().aspp; }
 
-std::vector<ArgumentInfo> infos_of(const std::string& name, const std::vector<Tensor>& tensors) {
-  std::vector<ArgumentInfo> infos;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    infos.push_back(info_of(name + "[" + std::to_string(i) + "]", tensors[i]));
-  }
-  return infos;
-}
-
 Tensor run(AsppCall* call, const Tensor& input, const std::vector<Tensor>& biases) {
-  int64_t channels = 0;
-  for (const AsppBranch& branch : call->branches) {
-    channels = call->concat ? channels + branch.out_channels : branch.out_channels;
-  }
-  Tensor output = empty_image(call->batch, channels, call->height, call->width, input.scalar_type(),
-                              is_channels_last(input));
+  Tensor output = empty_image(call->batch, call->out_channels(), call->height, call->width,
+                              input.scalar_type(), is_channels_last(input));
   if (output.numel() == 0) return output;
   std::vector<Tensor> packed_biases;
   for (size_t i = 0; i < biases.size(); ++i) {
@@ -39,9 +27,13 @@ Tensor run(AsppCall* call, const Tensor& input, const std::vector<Tensor>& biase
 }
 
 Tensor aspp(const Tensor& input, std::vector<Tensor> weights, std::vector<Tensor> biases,
-            std::vector<int64_t> rates, Text combine, Text activation, Text accuracy) {
+            std::vector<int64_t> rates, Text combine, Text activation, Text accuracy,
+            Text algorithm) {
   const char* op = "aspp";
   return with_error_kinds(op, [&] {
+    if (algorithm.value != "auto") {
+      raise(value_error(op, ": algorithm must be 'auto' on the CPU, got '", algorithm.value, "'"));
+    }
     AsppCall call = {};
     call.type = element_type(input);
     raise_if(check_aspp(
@@ -141,7 +133,7 @@ Tensor aspp_transformed(const Tensor& input, const Tensor& transformed, std::vec
 STABLE_TORCH_LIBRARY_FRAGMENT(fastseg, m) {
   m.def(
       "aspp(Tensor input, Tensor[] weights, Tensor[] biases, int[] rates, str combine, "
-      "str activation, str accuracy) -> Tensor");
+      "str activation, str accuracy, str algorithm=\"auto\") -> Tensor");
   m.def(
       "aspp_transform(Tensor[] weights, int[2] input_size, int[] rates, str combine, "
       "str accuracy) -> Tensor");

@@ -32,6 +32,13 @@ struct AsppCall {
   const float* packed;      // what AsppKernels::transform wrote, or null
   Image<void> output;       // (B, O, H, W), channels_last or NCHW
 
+  int64_t out_channels() const {
+    int64_t sum = 0;
+    for (const AsppBranch& branch : branches) {
+      sum = concat ? sum + branch.out_channels : branch.out_channels;
+    }
+    return sum;
+  }
   ConvGeometry geometry(const AsppBranch& branch) const {
     const int64_t rows = branch.rate * (branch.kernel_height / 2);
     const int64_t columns = branch.rate * (branch.kernel_width / 2);

@@ -195,7 +195,8 @@ std::string dilated_conv2d_gpu_algorithm(std::vector<int64_t> input_shape,
                                          std::vector<int64_t> weight_shape,
                                          std::vector<int64_t> rate, std::vector<int64_t> padding,
                                          std::vector<int64_t> stride, int64_t groups, Text dtype,
-                                         bool tf32, int64_t fused, bool deterministic) {
+                                         bool tf32, int64_t fused, bool deterministic,
+                                         Text preferred) {
   const char* op = "dilated_conv2d_gpu_algorithm";
   return with_error_kinds(op, [&] {
     const ArgumentInfo input = {"input_shape", input_shape, ScalarType::kOther, dtype.value};
@@ -212,8 +213,11 @@ std::string dilated_conv2d_gpu_algorithm(std::vector<int64_t> input_shape,
                                   groups,
                                   ""},
                                  &geometry));
-    const std::optional<GemmPlan> plan =
-        choose_on_gpu(geometry, element_type(dtype.value), tf32, fused, deterministic);
+    const ElementType type = element_type(dtype.value);
+    GemmPlan measured;
+    const bool serves = !check_gemm_plan(op, preferred.value, geometry, type, &measured);
+    if (serves && (tf32 || !measured.tf32)) return plan_name(measured);
+    const std::optional<GemmPlan> plan = choose_on_gpu(geometry, type, tf32, fused, deterministic);
     return std::string(plan ? plan_name(*plan) : "torch");
   });
 }
@@ -242,7 +246,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastseg, m) {
   m.def(
       "dilated_conv2d_gpu_algorithm(int[] input_shape, int[] weight_shape, int[2] rate, "
       "int[4] padding, int[2] stride, int groups, str dtype, bool tf32, int fused, "
-      "bool deterministic) -> str");
+      "bool deterministic, str preferred) -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) {

@@ -2,23 +2,29 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import fastseg._C  # noqa: F401  loads the kernels into torch.ops.fastseg
 from fastseg._arguments import check_tensor
+from fastseg.ops import gpu
 from fastseg.ops.conv_geometry import ConvGeometry, is_integer
 from fastseg.ops.dilated_conv import (
+    FLOATS,
+    TORCH,
     activation_name,
     autocast_dtype,
     call_plainly,
     convolution_grads,
     dilated_conv2d,
     format_of,
+    is_channels_last,
     refuse_gradient,
 )
 from fastseg.ops.errors import user_errors
+from fastseg.tuning import pyramid_class
 
 OP = "aspp"
 
@@ -33,6 +39,7 @@ def aspp(
     activation: str | None = None,
     *,
     accuracy: str = "default",
+    algorithm: str | None = None,
 ) -> Tensor:
     """Convolve one input at several rates in one pass; sum or concatenate what comes out.
 
@@ -58,6 +65,10 @@ def aspp(
         combine: ``"sum"`` or ``"concat"``.
         activation: None or ``"relu"``; follows the sum.
         accuracy: ``"default"`` or ``"high"``.
+        algorithm: on a GPU one of :func:`fastseg.ops.dilated_conv2d`'s for GPUs, for all branches
+            together; ``"torch"``, anywhere, is one of torch's convolutions after the other. None
+            is what the table of measurements has for such a pyramid (``fastseg tune``), or else
+            fastseg's kernel in the tiles that cost least by their count of products and bytes.
 
     Returns:
         ``(B, O, H, W)``, or ``(B, sum of O, H, W)`` where concatenated; dtype of ``input``,
@@ -86,20 +97,69 @@ def aspp(
         tensors = [tensor.to(dtype) for tensor in tensors]
     count = len(weights)
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    arguments = (
+    pyramid = (
         tensors[0],
         tensors[1 : count + 1],
         tensors[count + 1 :],
         list(rates),
         combine,
         activation_name(OP, activation),
-        "high" if needs_grad and accuracy == "default" else accuracy,
     )
-    if input.device.type != "cpu":
-        return pool_by_torch(*arguments[:6])
+    on_gpu = gpu.serves(input)
+    known = (*gpu.ALGORITHMS, TORCH) if on_gpu else (TORCH,)
+    if algorithm is not None and algorithm not in known:
+        names = ", ".join(map(repr, known))
+        raise ValueError(f"{OP}: algorithm must be None or one of {names}, got {algorithm!r}")
+    if on_gpu and algorithm is None:
+        algorithm = choose_on_gpu(pyramid, accuracy)
+    if algorithm == TORCH or not (on_gpu or input.device.type == "cpu"):
+        return pool_by_torch(*pyramid, algorithm)
+    if needs_grad and accuracy == "default" and not on_gpu:
+        accuracy = "high"
+    arguments = *pyramid, accuracy, algorithm or "auto"
     operator = torch.ops.fastseg.aspp.default
     output: Tensor = operator(*arguments) if needs_grad else call_plainly(operator, arguments)
     return output
+
+
+def choose_on_gpu(pyramid: tuple[Any, ...], accuracy: str) -> str:
+    """What the table of measurements says, or that the operator is to choose."""
+    input, weights, _, rates, combine, _ = pyramid
+    tf32 = gpu.in_tf32(input, accuracy)
+    default = "auto-tf32" if tf32 else "auto"
+    if torch.compiler.is_compiling() or not is_pyramid(input, weights, rates, combine):
+        return default
+    shapes = tuple(tuple(weight.shape) for weight in weights)
+    geometries = tuple(
+        ConvGeometry.of(OP, shape[2:], rate=max(rate, 1), padding="same")
+        for shape, rate in zip(shapes, rates, strict=True)
+    )
+    key = pyramid_class(
+        tuple(input.shape),
+        shapes,
+        geometries,
+        combine,
+        input.dtype,
+        tf32=tf32,
+        channels_last=is_channels_last(input),
+    )
+    listed = gpu.listed(OP, key, input)
+    if listed == TORCH or gpu.may_run(listed, input.dtype, tf32):
+        return listed
+    return default
+
+
+def is_pyramid(
+    input: Tensor, weights: Sequence[Tensor], rates: Sequence[int], combine: str
+) -> bool:
+    """Whether the shapes are such as a table may hold; what else is wrong the operator says."""
+    return (
+        input.dim() == 4
+        and input.dtype in FLOATS
+        and 0 < len(weights) == len(rates)
+        and combine in ("sum", "concat")
+        and all(w.dim() == 4 and min(w.shape[2:]) > 0 for w in weights)
+    )
 
 
 def pool_by_torch(
@@ -109,10 +169,12 @@ def pool_by_torch(
     rates: Sequence[int],
     combine: str,
     activation: str,
+    algorithm: str | None,
 ) -> Tensor:
-    """One convolution after the other, on devices that have no kernel."""
+    """One convolution after the other."""
+    same = {"padding": "same", "algorithm": algorithm}
     outputs = [
-        dilated_conv2d(input, weight, biases[k] if biases else None, rate=max(r, 1), padding="same")
+        dilated_conv2d(input, weight, biases[k] if biases else None, rate=max(r, 1), **same)
         for k, (weight, r) in enumerate(zip(weights, rates, strict=True))
     ]
     total = torch.cat(outputs, 1) if combine == "concat" else outputs[0]
@@ -191,7 +253,7 @@ def _(  # type: ignore[no-untyped-def]
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    input, weights, biases, rates, ctx.combine, activation, _ = inputs
+    input, weights, biases, rates, ctx.combine, activation, *_ = inputs
     ctx.rates, ctx.branches, ctx.biases = list(rates), len(weights), len(biases)
     ctx.save_for_backward(input, *weights, output if activation == "relu" else None)
 
@@ -215,7 +277,7 @@ def _grad(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
             grad_input = for_input if grad_input is None else grad_input + for_input
         grad_weights.append(for_weight)
         grad_biases.append(for_bias)
-    return grad_input, grad_weights, grad_biases[: ctx.biases], None, None, None, None
+    return grad_input, grad_weights, grad_biases[: ctx.biases], *[None] * 5
 
 
 def any_needed(need: bool | Sequence[bool]) -> bool:

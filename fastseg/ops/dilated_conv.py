@@ -13,6 +13,7 @@ from fastseg._arguments import check_tensor
 from fastseg.ops import gpu
 from fastseg.ops.conv_geometry import ConvGeometry, Padding, Pair
 from fastseg.ops.errors import user_errors
+from fastseg.tuning import shape_class
 
 OP = "dilated_conv2d"
 TORCH = "torch"  # torch's own convolution, where an algorithm is named
@@ -202,17 +203,20 @@ class Layer(NamedTuple):
 
     def choose_on_gpu(self, accuracy: str, deterministic: bool) -> str | None:
         """What the table of measurements says of the layer, or else the model of its cost."""
-        dtype = self.input.dtype
-        tf32 = dtype == torch.float32 and accuracy == "default" and gpu.tf32_allowed()
+        tf32 = gpu.in_tf32(self.input, accuracy)
         shapes = tuple(self.input.shape), tuple(self.weight.shape)
-        listed = gpu.listed(OP, *shapes, self.geometry, self.input, tf32)
-        if listed in GPU_ALGORITHMS and not (deterministic and listed == TORCH):
-            return listed
         fused = sum((self.bias is not None, self.residual is not None, self.activation != "none"))
+        arguments = *shapes, self.geometry, self.input.dtype, tf32, fused, deterministic
         try:
-            return chosen_on_gpu(*shapes, self.geometry, dtype, tf32, fused, deterministic)
+            modelled = chosen_on_gpu(*arguments, "")
         except RuntimeError:
             return None
+        last = is_channels_last(self.input)
+        key = shape_class(*arguments[:4], tf32=tf32, channels_last=last)
+        listed = gpu.listed(OP, key, self.input)
+        if listed is None or (listed == TORCH and deterministic):
+            return modelled
+        return TORCH if listed == TORCH else chosen_on_gpu(*arguments, listed)
 
     def run(self, algorithm: str | None, needs_grad: bool) -> Tensor:
         """``"direct"`` for None: the operator says what is wrong."""
@@ -293,8 +297,9 @@ def chosen_on_gpu(
     tf32: bool,
     fused: int,
     deterministic: bool,
+    preferred: str,
 ) -> str:
-    """The same for a GPU."""
+    """What ``preferred`` names, where it serves the layer, or else what the cost model says."""
     algorithm: str = torch.ops.fastseg.dilated_conv2d_gpu_algorithm(
         input_shape,
         weight_shape,
@@ -303,6 +308,7 @@ def chosen_on_gpu(
         tf32,
         fused,
         deterministic,
+        preferred,
     )
     return algorithm
 

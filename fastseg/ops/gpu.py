@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import fastseg._C  # noqa: F401  loads the kernels into torch.ops.fastseg
-from fastseg.ops.conv_geometry import ConvGeometry
+from fastseg.tuning import choose
 
 TILES = ("128x128", "64x64", "128x32")  # pixels x outputs of a block
 SPLITS = ("", "-split2", "-split4", "-split8", "-split16")
@@ -26,18 +26,20 @@ def _built() -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key("fastseg::dilated_conv2d", "CUDA")
 
 
-def tf32_allowed() -> bool:
-    """torch's own switch for convolutions, as it stands now."""
+def in_tf32(input: Tensor, accuracy: str) -> bool:
+    """Whether a float32 convolution may round its factors to TF32: torch's switch, as it is now."""
+    if input.dtype != torch.float32 or accuracy != "default":
+        return False
     return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")
 
 
-def listed(
-    op: str,
-    input_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    geometry: ConvGeometry,
-    input: Tensor,
-    tf32: bool,
-) -> str | None:
+def listed(op: str, key: str, input: Tensor) -> str | None:
     """What was measured to be the fastest for such layers on such GPUs, if anything was."""
-    return None
+    return choose(op, key, torch.cuda.get_device_capability(input.device))
+
+
+def may_run(algorithm: str | None, dtype: torch.dtype, tf32: bool) -> bool:
+    """Whether an algorithm is one of ours, and its arithmetic is allowed for the dtype."""
+    if algorithm not in ALGORITHMS or (algorithm.endswith("-tf32") and not tf32):
+        return False
+    return algorithm == "direct" or dtype != torch.float64

@@ -35,13 +35,6 @@ struct ConvTask {
   std::vector<ConvBranch> branches;
 
   int64_t pixels() const { return batch * out_height * out_width; }
-  int64_t out_channels() const {
-    int64_t sum = 0;
-    for (const ConvBranch& branch : branches) {
-      sum = concat ? sum + branch.out_channels : branch.out_channels;
-    }
-    return sum;
-  }
 };
 
 // The output must not be empty; the plan is one that serves the task.

@@ -1,9 +1,8 @@
 #include <algorithm>
 
 #include "../../common/cuda_door.h"
-#include "../conv_door.h"
 #include "../dilated_conv_check.h"
-#include "dilated_conv_cuda.h"
+#include "conv_cuda_door.h"
 
 // Convolution on the GPU behind the torch operator.
 namespace fastseg {
@@ -48,13 +47,7 @@ Tensor dilated_conv2d(const Tensor& input, const Tensor& weight, std::optional<T
     task.input = view_of(input);
     if (residual) task.residual = view_of(*residual);
     task.output = mutable_view_of(output);
-    task.branches = {{g.out_channels,
-                      {g.kernel_height, g.kernel_width},
-                      {g.rate[0], g.rate[1]},
-                      {g.padding[0], g.padding[2]},
-                      weight.const_data_ptr(),
-                      {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)},
-                      bias ? bias->const_data_ptr() : nullptr}};
+    task.branches = {branch_of(g, weight, bias ? bias->const_data_ptr() : nullptr)};
     call.check(cuda::convolve(
         task, plan, [&](int64_t bytes) { return call.scratch(bytes); }, call.stream()));
     return output;
