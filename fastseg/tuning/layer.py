@@ -1,4 +1,4 @@
-"""A convolution, by its shapes: its class, its tensors, how it is called."""
+"""A convolution or a spatial pyramid, by its shapes: its class, its tensors, how it is called."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastseg.ops import dilated_conv2d
+from fastseg.ops import aspp, dilated_conv2d
 from fastseg.ops.conv_geometry import ConvGeometry
-from fastseg.tuning.shape_class import shape_class
+from fastseg.tuning.shape_class import pyramid_class, shape_class
 
 
 class Layer(Protocol):
@@ -89,6 +89,60 @@ class ConvLayer(NamedTuple):
         rate, (top, bottom, left, right), stride, groups = self.geometry
         image = functional.pad(input, (left, right, top, bottom))
         return functional.conv2d(image, weights[0], biases[0], stride, 0, rate, groups).relu_()
+
+
+class PyramidLayer(NamedTuple):
+    """What a pyramid is given: ``(B, C, H, W)``, ``(O, C, KH, KW)`` and rate of each branch."""
+
+    input_shape: tuple[int, ...]
+    weight_shapes: tuple[tuple[int, ...], ...]
+    rates: tuple[int, ...]
+    combine: str
+
+    @property
+    def op(self) -> str:
+        return "aspp"
+
+    def __str__(self) -> str:
+        """``"1x2048x65x65 by sum of 21x2048x3x3 rate 6, 21x2048x3x3 rate 12"``."""
+        branches = zip(self.weight_shapes, self.rates, strict=True)
+        text = ", ".join(f"{times(shape)} rate {rate}" for shape, rate in branches)
+        return f"{times(self.input_shape)} by {self.combine} of {text}"
+
+    def geometries(self) -> tuple[ConvGeometry, ...]:
+        return tuple(
+            ConvGeometry.of(self.op, shape[2:], rate=max(rate, 1), padding="same")
+            for shape, rate in zip(self.weight_shapes, self.rates, strict=True)
+        )
+
+    def shape_class(self, dtype: torch.dtype, *, tf32: bool, channels_last: bool) -> str:
+        return pyramid_class(
+            self.input_shape,
+            self.weight_shapes,
+            self.geometries(),
+            self.combine,
+            dtype,
+            tf32=tf32,
+            channels_last=channels_last,
+        )
+
+    def tensors(self) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        return random_tensors(self.input_shape, self.weight_shapes)
+
+    def run(
+        self, input: Tensor, weights: list[Tensor], biases: list[Tensor], algorithm: str
+    ) -> Tensor:
+        return aspp(input, weights, biases, self.rates, self.combine, "relu", algorithm=algorithm)
+
+    def run_torch(self, input: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+        branches = zip(weights, biases, self.geometries(), strict=True)
+        outputs = [
+            functional.conv2d(input, weight, bias, padding=g.padding[::2], dilation=g.rate)
+            for weight, bias, g in branches
+        ]
+        if self.combine == "concat":
+            return torch.cat(outputs, dim=1).relu_()
+        return torch.stack(outputs).sum(dim=0).relu_()
 
 
 def times(numbers: Iterable[int]) -> str:

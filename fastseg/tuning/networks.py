@@ -1,4 +1,4 @@
-"""The convolutions that a network runs on an image of some size."""
+"""The convolutions and pyramids that a network runs on an image of some size."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import nn
 from fastseg.models.network import Network
 from fastseg.nn import ASPP, ConvNormReLU, DilatedConv2d
 from fastseg.ops.conv_geometry import ConvGeometry
-from fastseg.tuning.layer import ConvLayer, Layer
+from fastseg.tuning.layer import ConvLayer, Layer, PyramidLayer
 
 SYSTEMS = (
     ("deeplabv1_largefov", (513, 513)),
@@ -47,11 +47,13 @@ def layers_of(network: Network, size: tuple[int, int], batch: int = 1) -> list[L
         found[ConvLayer(shape, tuple(module.weight.shape), module.geometry)] = None
 
     def before_pyramid(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        """Without norms a pyramid reads its branches' weights and does not call them."""
         assert isinstance(module, ASPP)
         convs = [b.conv if isinstance(b, ConvNormReLU) else b for b in module.branches]
+        shapes = tuple(tuple(conv.get_parameter("weight").shape) for conv in convs)
+        layer = PyramidLayer(tuple(arguments[0].shape), shapes, module.rates, module.combine)
+        found[layer] = None
         for conv in convs:
-            before_conv(conv, arguments)
+            before_conv(conv, arguments)  # a pyramid may run as its convolutions
 
     hooks = [
         module.register_forward_pre_hook(

@@ -10,7 +10,7 @@ from fastseg.ops import dilated_conv2d
 from fastseg.ops.conv_geometry import ConvGeometry
 from fastseg.tuning import measure, networks, run, stopwatch, tables
 from fastseg.tuning.gpu import Gpu
-from fastseg.tuning.layer import ConvLayer
+from fastseg.tuning.layer import ConvLayer, PyramidLayer
 
 LAYER = ConvLayer(
     (2, 16, 9, 11),
@@ -20,7 +20,7 @@ LAYER = ConvLayer(
 DEPTHWISE = ConvLayer(
     (1, 8, 9, 9), (8, 1, 3, 3), ConvGeometry.of("test", (3, 3), padding=1, stride=2, groups=8)
 )
-POINTWISE = ConvLayer((1, 6, 9, 9), (5, 6, 1, 1), ConvGeometry.of("test", (1, 1)))
+PYRAMID = PyramidLayer((1, 6, 9, 9), ((5, 6, 3, 3), (5, 6, 1, 1)), (2, 0), "sum")
 GPU = Gpu("Some GPU", "sm_80", "580.1")
 
 
@@ -142,9 +142,20 @@ def test_classes_of_jobs():
     classes = {j.shape_class for j in measure.jobs_of([LAYER], measure.PRECISIONS, measure.FORMATS)}
     assert len(classes) == 8
     assert job().shape_class.startswith("float32 nhwc 3x3 stride 1 dilated")
+    assert job(PYRAMID).shape_class.startswith("float32 nhwc sum of 10 taps")
     assert str(job()) == "2x16x9x11 by 16x16x3x3, rate 2, padding 2x1x0x3, float32 nhwc"
     assert str(DEPTHWISE) == "1x8x9x9 by 8x1x3x3, padding 1, stride 2, groups 8"
-    assert str(POINTWISE) == "1x6x9x9 by 5x6x1x1"
+    assert str(PYRAMID) == "1x6x9x9 by sum of 5x6x3x3 rate 2, 5x6x1x1 rate 0"
+
+
+@pytest.mark.parametrize("combine", ["sum", "concat"])
+def test_torchs_pyramid_is_fastsegs(combine):
+    from fastseg import aspp
+
+    layer = PYRAMID._replace(combine=combine)
+    input, weights, biases = layer.tensors()
+    expected = aspp(input, weights, biases, layer.rates, combine, "relu")
+    torch.testing.assert_close(layer.run_torch(input, weights, biases), expected)
 
 
 def test_torchs_convolution_is_fastsegs():
@@ -163,7 +174,9 @@ def test_torchs_convolution_is_fastsegs():
 
 def test_layers_of_a_system():
     layers = networks.layers_of_system("deeplabv2_resnet101", (65, 65), batch=2)
-    branches = [layer for layer in layers if layer.input_shape == (2, 2048, 9, 9)]
+    pyramid = next(layer for layer in layers if isinstance(layer, PyramidLayer))
+    assert pyramid == PyramidLayer((2, 2048, 9, 9), ((21, 2048, 3, 3),) * 4, (6, 12, 18, 24), "sum")
+    branches = [layer for layer in layers if layer.input_shape[1] == 2048 and layer != pyramid]
     rates = [layer.geometry.rate[0] for layer in branches if layer.weight_shape[0] == 21]
     assert rates == [6, 12, 18, 24]
     assert layers[0].input_shape == (2, 3, 65, 65)
@@ -183,12 +196,12 @@ def found_of(milliseconds):
 
 def test_interrupted_run_goes_on(tmp_path):
     path = tmp_path / "new" / "sm_80.json"
-    jobs = measure.jobs_of([LAYER, DEPTHWISE, POINTWISE], ["float32"], ["nhwc"])
+    jobs = measure.jobs_of([LAYER, DEPTHWISE, PYRAMID], ["float32"], ["nhwc"])
     table, reason = run.table_to_fill(GPU, path, overwrite=False)
     assert reason is None and measure.unmeasured(jobs, table) == jobs
 
     def interrupted(job):
-        if job.layer is POINTWISE:
+        if job.layer is PYRAMID:
             raise KeyboardInterrupt
         return found_of(2.0)
 
@@ -203,7 +216,7 @@ def test_interrupted_run_goes_on(tmp_path):
     assert tables.read(path).choices() == {
         ("dilated_conv2d", jobs[0].shape_class): "torch",
         ("dilated_conv2d", jobs[1].shape_class): "torch",
-        ("dilated_conv2d", jobs[2].shape_class): "direct",
+        ("aspp", jobs[2].shape_class): "direct",
     }
     fresh, reason = run.table_to_fill(GPU, path, overwrite=True)
     assert reason is None and measure.unmeasured(jobs, fresh) == jobs
