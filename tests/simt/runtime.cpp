@@ -8,11 +8,19 @@
 
 namespace {
 cudaError_t last_error = cudaSuccess;
-}
+bool capturing = false;
+}  // namespace
 
 extern "C" {
 
 void simt_set_error(int error) { last_error = static_cast<cudaError_t>(error); }
+
+void simt_set_capturing(bool now) { capturing = now; }
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return stream == simt::callers_stream() ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}
 
 cudaError_t cudaGetLastError() {
   const cudaError_t error = last_error;
@@ -30,6 +38,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (capturing) return cudaErrorStreamCaptureUnsupported;
   return stream == simt::callers_stream() ? cudaSuccess : cudaErrorInvalidResourceHandle;
 }
 

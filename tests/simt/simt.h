@@ -21,6 +21,7 @@
 #define __constant__ static
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 #include "async_copy.h"
 #include "atomics.h"
