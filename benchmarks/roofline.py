@@ -126,68 +126,91 @@ def upsampling(
     ]
 
 
+def sort_passes(limit: int) -> int:
+    """Launches of a radix sort of keys below ``limit``, eight bits each."""
+    return max(1, -(-(limit - 1).bit_length() // 8))
+
+
 def mean_field(
     pixels: int, labels: int, kernels: list[tuple[int, int]], iterations: int
 ) -> tuple[Plan, Plan]:
-    """The build and the updates; ``kernels`` are (dims, lattice vertices)."""
+    """The build and the updates of up to four kernels, each (dims, lattice vertices)."""
     rows = pixels * labels * FLOAT
     # There and back, and the first softmax.
-    build, update = [Step("transpose_tiles", (rows, rows), 0, 2)], []
-    build.append(Step("update_pixels", (rows, rows), 30.0 * pixels * labels))
-    edges = 0.0
+    build = [
+        Step("transpose_tiles", (rows, rows), 0, 2),
+        Step("find_not_finite", (len(kernels) * float(FLOAT),), 0),
+        Step("update_pixels", (rows, rows), 30.0 * pixels * labels),
+    ]
     for dims, vertices in kernels:
         corners, contributions = dims + 1, pixels * (dims + 1)
-        table = 4 * contributions * LONG  # two tables of two slots a contribution, if unlucky
+        table = contributions * 2.0 * 2 * LONG  # two slots a contribution, if unlucky
         links = corners * vertices * 2 * INDEX
         build += [
-            Step("place_points", (pixels * dims * FLOAT, contributions * 9.0), pixels * 100.0),
-            Step("clear_slots", (table,), 0),
-            Step("enter_vertices", (contributions * (9.0 + LONG), table), contributions * 60.0),
-            Step("mark_first", (contributions * 3.0 * LONG,), 0),
-            Step("scan_tiles", (contributions * 2.0 * LONG,), 0, 3),
-            Step("count_digits", (contributions * float(INDEX),), 0, 2 if vertices < 65536 else 3),
-            Step("number_vertices", (contributions * (2.0 * LONG + INDEX),), 0),
-            Step("find_neighbours", (contributions * 17.0, links), vertices * corners * 120.0),
+            Step("place_points", (pixels * dims * FLOAT, contributions * 9.0, table),
+                 pixels * 100.0),
+            Step("enter_vertices", (contributions * (5.0 + LONG), table), contributions * 60.0),
+            Step("number_vertices", (contributions * float(LONG), table), contributions * 4.0),
+            Step("name_vertices", (contributions * (LONG + 2.0 * INDEX),), contributions * 4.0),
             Step(
                 "scatter_pairs",
-                (contributions * 3.0 * (INDEX + LONG),),
-                0,
-                2 if vertices < 65536 else 3,
+                (contributions * (3.0 * INDEX + 2.0 * LONG),),
+                contributions * 20.0,
+                sort_passes(vertices),
             ),
-            Step("find_segments", (contributions * float(INDEX),), 0),
-            Step("splat_segments", (contributions * 20.0,), contributions * 2.0),
-            Step("blur_axis", (vertices * 16.0,), vertices * 3.0, corners),
-            Step("slice_points", (contributions * 8.0,), contributions * 2.0),
+            Step(
+                "link_vertices",
+                (contributions * float(INDEX), links, vertices * 3.0 * LONG),
+                vertices * corners * 120.0,
+            ),
             Step(
                 "normalize_weights",
-                (contributions * 3.0 * FLOAT,),
+                (contributions * (INDEX + LONG + 4.0 * FLOAT), vertices * float(FLOAT)),
                 pixels * corners * corners * 6.0,
             ),
-        ]
-        lattice = vertices * labels * FLOAT
-        update += [
-            Step(
-                "splat_segments",
-                (rows, contributions * (LONG + FLOAT), lattice),
-                2.0 * contributions * labels,
-            ),
-            Step(
-                "blur_axis",
-                (lattice, lattice, vertices * 2 * INDEX),
-                3.0 * vertices * labels,
-                corners,
-            ),
-        ]
-        edges += contributions * (INDEX + FLOAT) + lattice
+        ]  # fmt: skip
+    build += filter_steps(pixels, 1, kernels, contribution_bytes=LONG + FLOAT)
+    edges = sum(pixels * (d + 1) * (INDEX + FLOAT) + m * labels * FLOAT for d, m in kernels)
     operations = (
         sum(2.0 * pixels * (dims + 1) * labels for dims, _ in kernels) + 40.0 * pixels * labels
     )
-    update.append(Step("update_pixels", (rows, edges, rows), operations))
+    update = [
+        *filter_steps(pixels, labels, kernels, contribution_bytes=INDEX + FLOAT),
+        Step("update_pixels", (rows, edges, rows), operations),
+    ]
     repeated = [
         Step(step.kernel, step.arrays, step.operations, step.launches * iterations)
         for step in update
     ]
     return Plan("build", tuple(build)), Plan(f"{iterations} iterations", tuple(repeated))
+
+
+def filter_steps(
+    pixels: int, channels: int, kernels: list[tuple[int, int]], contribution_bytes: float
+) -> list[Step]:
+    """Splat and blur of all kernels together, of ``channels`` channels: two axes a launch."""
+    contributions = float(sum(pixels * (dims + 1) for dims, _ in kernels))
+    lattice = float(sum(vertices for _, vertices in kernels) * channels * FLOAT)
+    values = pixels * channels * FLOAT if channels > 1 else 0
+    tiles = contributions / 64 * channels * FLOAT
+    steps = [
+        Step(
+            "splat_rows",
+            (values, contributions * contribution_bytes, lattice, tiles),
+            2.0 * contributions * channels,
+        ),
+        Step("join_rows", (tiles, lattice), contributions / 64 * channels),
+    ]
+    for axis in range(0, max(dims for dims, _ in kernels) + 1, 2):
+        some = float(sum(vertices for dims, vertices in kernels if axis <= dims))
+        steps.append(
+            Step(
+                "blur_rows",
+                (2 * some * channels * FLOAT, some * 4 * INDEX),
+                12.0 * some * channels,
+            )
+        )
+    return steps
 
 
 def plans() -> Iterator[Plan]:

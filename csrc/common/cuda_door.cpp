@@ -63,6 +63,18 @@ void* CudaCall::scratch(int64_t bytes) {
   return scratch_.back().mutable_data_ptr();
 }
 
+bool CudaCall::is_captured() const {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream_, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
+void CudaCall::refuse_capture(const char* why) const {
+  if (!is_captured()) return;
+  throw std::runtime_error("fastseg RuntimeError: " + std::string(op_) +
+                           ": the stream must not be under capture, got one that is; " + why);
+}
+
 void CudaCall::read(const void* device_memory, int64_t bytes, void* to) const {
   check(cudaMemcpyAsync(to, device_memory, bytes, cudaMemcpyDeviceToHost, stream_));
   check(cudaStreamSynchronize(stream_));

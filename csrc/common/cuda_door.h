@@ -34,6 +34,10 @@ class CudaCall {
   cudaStream_t stream() const { return stream_; }
   // Memory that is free again once what the stream has been given until then is done.
   void* scratch(int64_t bytes);
+  // Whether what the stream is given goes into a CUDA graph: nothing may be read back then.
+  bool is_captured() const;
+  // A clear error in place of CUDA's where `why` something must be read back.
+  void refuse_capture(const char* why) const;
   // Waits until the stream has come to here.
   void read(const void* device_memory, int64_t bytes, void* to) const;
   void check(cudaError_t error) const;

@@ -23,6 +23,8 @@ def test_targets():
     times = [p.seconds(H100) for n, p in PLANS.items() if n.startswith("mean field 375x500x21 80")]
     assert len(times) == 2
     assert sum(times) < 1e-3
+    launches = [p.launches for n, p in PLANS.items() if n.startswith("mean field 375x500x21 80")]
+    assert sum(launches) <= 110
     for name, plan in PLANS.items():
         if name.startswith("upsample_argmax"):
             assert plan.torch_bytes >= 10 * plan.bytes

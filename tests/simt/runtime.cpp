@@ -8,6 +8,7 @@
 
 namespace {
 cudaError_t last_error = cudaSuccess;
+bool capturing = false;
 int driver = CUDART_VERSION, major = 9, minor = 0;
 }  // namespace
 
@@ -33,6 +34,13 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   return cudaSuccess;
 }
 
+void simt_set_capturing(bool now) { capturing = now; }
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return stream == simt::callers_stream() ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}
+
 cudaError_t cudaGetLastError() {
   const cudaError_t error = last_error;
   last_error = cudaSuccess;
@@ -49,6 +57,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (capturing) return cudaErrorStreamCaptureUnsupported;
   return stream == simt::callers_stream() ? cudaSuccess : cudaErrorInvalidResourceHandle;
 }
 
