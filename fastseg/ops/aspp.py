@@ -144,9 +144,9 @@ def choose_on_gpu(pyramid: tuple[Any, ...], accuracy: str) -> str:
         channels_last=is_channels_last(input),
     )
     listed = gpu.listed(OP, key, input)
-    if listed == TORCH or gpu.may_run(listed, input.dtype, tf32):
-        return listed
-    return default
+    if listed is None or (listed != TORCH and not gpu.may_run(listed, input.dtype, tf32)):
+        return default
+    return listed
 
 
 def is_pyramid(
@@ -172,10 +172,16 @@ def pool_by_torch(
     algorithm: str | None,
 ) -> Tensor:
     """One convolution after the other."""
-    same = {"padding": "same", "algorithm": algorithm}
     outputs = [
-        dilated_conv2d(input, weight, biases[k] if biases else None, rate=max(r, 1), **same)
-        for k, (weight, r) in enumerate(zip(weights, rates, strict=True))
+        dilated_conv2d(
+            input,
+            weight,
+            biases[k] if biases else None,
+            rate=max(rate, 1),
+            padding="same",
+            algorithm=algorithm,
+        )
+        for k, (weight, rate) in enumerate(zip(weights, rates, strict=True))
     ]
     total = torch.cat(outputs, 1) if combine == "concat" else outputs[0]
     for output in outputs[1:] if combine == "sum" else []:
@@ -277,7 +283,8 @@ def _grad(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
             grad_input = for_input if grad_input is None else grad_input + for_input
         grad_weights.append(for_weight)
         grad_biases.append(for_bias)
-    return grad_input, grad_weights, grad_biases[: ctx.biases], *[None] * 5
+    others = len(need) - 3  # arguments that have their default value may not be among them
+    return grad_input, grad_weights, grad_biases[: ctx.biases], *[None] * others
 
 
 def any_needed(need: bool | Sequence[bool]) -> bool:

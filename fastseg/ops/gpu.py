@@ -27,10 +27,17 @@ def _built() -> bool:
 
 
 def in_tf32(input: Tensor, accuracy: str) -> bool:
-    """Whether a float32 convolution may round its factors to TF32: torch's switch, as it is now."""
-    if input.dtype != torch.float32 or accuracy != "default":
-        return False
-    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")
+    """Whether a float32 convolution may round its factors to TF32: torch's switch, as it is now.
+
+    A compiled graph keeps what the switch was when it was compiled.
+    """
+    return input.dtype == torch.float32 and accuracy == "default" and _tf32_switch()
+
+
+@torch.compiler.assume_constant_result
+def _tf32_switch() -> bool:
+    precision: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return precision == "tf32"
 
 
 def listed(op: str, key: str, input: Tensor) -> str | None:
@@ -38,7 +45,7 @@ def listed(op: str, key: str, input: Tensor) -> str | None:
     return choose(op, key, torch.cuda.get_device_capability(input.device))
 
 
-def may_run(algorithm: str | None, dtype: torch.dtype, tf32: bool) -> bool:
+def may_run(algorithm: str, dtype: torch.dtype, tf32: bool) -> bool:
     """Whether an algorithm is one of ours, and its arithmetic is allowed for the dtype."""
     if algorithm not in ALGORITHMS or (algorithm.endswith("-tf32") and not tf32):
         return False

@@ -10,9 +10,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
 from fastseg import reference
-from fastseg.ops import aspp, dilated_conv2d
+from fastseg.ops import aspp, dilated_conv2d, gpu
 
 ops = torch.ops.fastseg
+pytestmark = pytest.mark.usefixtures("device")
 CHANNELS_LAST = torch.channels_last
 
 # input (B, C, H, W), outputs of a branch, kernel of each branch, rates
@@ -38,6 +39,38 @@ BOUND = {  # greatest error, relative to the largest output
 }
 
 
+# A GPU's float32 is multiplied as such; TF32 has 2^-11 in each factor.
+GPU_BOUND, TF32_BOUND = 3e-6, 2e-3
+SMALL = ["v2-small-rates", "v3", "one-by-one", "beyond-the-image"]
+
+
+def on_gpu():
+    """Whether the CUDA kernels run, emulated or not."""
+    return gpu.serves(torch.empty(0))
+
+
+def algorithms(dtype):
+    """None, and of a GPU every tile, and depths in one part and in several."""
+    if not on_gpu():
+        return [None, "torch"]
+    if dtype == torch.float64:
+        return [None, "direct", "torch"]
+    names = [None, "direct", "gemm-128x128", "gemm-64x64-split2", "gemm-128x32", "torch"]
+    return names + (["gemm-64x64-tf32"] if dtype == torch.float32 else [])
+
+
+def bound_of(dtype, algorithm):
+    if algorithm == "torch":  # rounds each branch, too
+        return {torch.float32: TF32_BOUND if on_gpu() else 3e-5, torch.float64: 1e-13}.get(
+            dtype, 4 * BOUND[dtype]
+        )
+    if dtype != torch.float32 or not on_gpu():
+        return BOUND[dtype]
+    if algorithm is None or algorithm.endswith("-tf32"):
+        return TF32_BOUND  # torch's own switch is on
+    return GPU_BOUND
+
+
 def pyramid(case, dtype=torch.float32, channels_last=False):
     """Input, weights, biases and rates."""
     shape, outputs, kernels, rates = CASES[case]
@@ -52,7 +85,7 @@ def assert_near(actual, expected, bound=None):
     assert actual.shape == expected.shape
     if actual.numel():
         difference = (actual.double() - expected.double()).abs().max()
-        bound = BOUND[actual.dtype] if bound is None else bound
+        bound = bound_of(actual.dtype, None) if bound is None else bound
         assert difference <= bound * expected.double().abs().max()
 
 
@@ -61,14 +94,28 @@ def assert_near(actual, expected, bound=None):
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("combine", ["sum", "concat"])
-@pytest.mark.parametrize("case", CASES)
-def test_matches_reference(case, combine, channels_last, instruction_set):
+@pytest.mark.parametrize("case", [case for case in CASES if case not in SMALL])
+def test_matches_reference(case, combine, channels_last, device, instruction_set):
+    matches_reference(case, combine, channels_last)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("combine", ["sum", "concat"])
+@pytest.mark.parametrize("case", SMALL)
+def test_small_pyramid_matches_reference(case, combine, channels_last, device, instruction_set):
+    matches_reference(case, combine, channels_last)
+
+
+def matches_reference(case, combine, channels_last):
     for dtype in BOUND:
         image, weights, biases, rates = pyramid(case, dtype, channels_last)
-        for activation, terms in ((None, biases), ("relu", biases), (None, [])):
-            output = aspp(image, weights, terms, rates, combine, activation)
+        calls = [(None, biases), ("relu", biases), (None, [])]
+        algorithms_of = [(*calls[1], a) for a in algorithms(dtype)]
+        for activation, terms, algorithm in [*((*c, None) for c in calls), *algorithms_of]:
+            output = aspp(image, weights, terms, rates, combine, activation, algorithm=algorithm)
             arguments = image.double(), weights, terms, rates, combine, activation
-            assert_near(output, reference.aspp(*arguments))
+            assert_near(output, reference.aspp(*arguments), bound_of(dtype, algorithm))
             assert output.dtype == dtype
             if channels_last and image.shape[1] > 1 and not image.is_contiguous():
                 assert output.is_contiguous(memory_format=CHANNELS_LAST)
@@ -96,7 +143,8 @@ def test_any_pyramid(batch, channels, outputs, size, branches, combine, channels
         image = image.to(memory_format=CHANNELS_LAST)
     weights = [torch.randn(outputs, channels, k, k, generator=generator) for k, _ in branches]
     rates = [rate for _, rate in branches]
-    output = aspp(image, weights, None, rates, combine)
+    accuracy = "high" if on_gpu() else "default"  # not TF32
+    output = aspp(image, weights, None, rates, combine, accuracy=accuracy)
     scale = float(torch.stack([w.abs().sum((1, 2, 3)).max() for w in weights]).max()) * 4
     torch.testing.assert_close(
         output,
@@ -127,6 +175,7 @@ REAL = {  # input channels, outputs, size, rates, combine
 }
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("name", REAL)
 def test_accuracy_on_real_layers(name):
     channels, outputs, size, rates, combine = REAL[name]
@@ -200,6 +249,7 @@ def test_nan_spreads_to_what_sees_it(combine):
     assert output[1].isfinite().all()
 
 
+@pytest.mark.cpu_only
 def test_device_without_kernels():
     image, weights, biases, rates = pyramid("v3", channels_last=True)
     tensors = [t.to("meta") for t in (image, *weights, *biases)]
@@ -278,12 +328,13 @@ def test_exported_graph():
 
 def test_autocast():
     image, weights, biases, rates = pyramid("v2-small-rates")
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(image.device.type, torch.bfloat16):
         output = aspp(image, weights, biases, rates)
     assert output.dtype == torch.bfloat16
     assert_near(output, reference.aspp(image, weights, biases, rates), 2e-2)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("combine", ["sum", "concat"])
 def test_same_bits_for_every_number_of_threads(
