@@ -51,6 +51,7 @@ def lattice_results():
     return [*lattice, filtered, *grads]
 
 
+@pytest.mark.small
 def test_lattices_have_the_same_bits_in_any_order():
     """More contributions than one block scans or sorts."""
     results = []
@@ -87,6 +88,7 @@ def test_indices_that_are_out_of_range_make_nan():
         assert ops.permutohedral_blur(splatted.nan_to_num(), wrong, False)[0].isnan().all()
 
 
+@pytest.mark.small
 def test_far_points_take_wide_keys_with_the_same_result():
     """A point so far away that packed keys have no room for it changes no other point's place."""
     for dims in (1, 2, 5, 9):
@@ -141,6 +143,18 @@ def test_mean_field_can_be_captured(dtype):
                 permutohedral_lattice(features[0])
 
 
+def test_more_pixels_than_an_edge_can_name():
+    with (
+        simt_device.emulated(),
+        pytest.raises(
+            ValueError,
+            match=r"^mean_field: unary must have "
+            r"fewer than 2\^32 pixels in a batch on CUDA, got 4294967296$",
+        ),
+    ):
+        mean_field(torch.zeros(1).expand(1, 1, 2**16, 2**16), [], [])
+
+
 def test_a_crf_stores_halves_where_it_is_asked_to():
     torch.manual_seed(0)
     scores, image = torch.randn(1, 3, 6, 7).half(), torch.randint(0, 255, (1, 3, 6, 7))
@@ -187,6 +201,7 @@ def test_operators_that_fastseg_names():
     assert tuple(simt_device.emulated_operators()) == CUDA_OPERATORS
 
 
+@pytest.mark.small
 def test_more_labels_than_lanes_and_more_kernels_than_a_launch():
     """Logits that do not fit into registers, in each type of storage, and a second pass."""
     unary, features, _ = field((4, 5), 37)

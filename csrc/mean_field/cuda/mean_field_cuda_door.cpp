@@ -90,19 +90,19 @@ Tensor mean_field(const Tensor& unary, std::vector<Tensor> features, std::vector
         arguments_of(unary, features, transforms, iterations, normalizations);
     raise_if(check_mean_field(arguments));
     const std::vector<int64_t>& shape = arguments.unary.shape;
+    const int64_t points = checked_product({shape.begin() + 2, shape.end()});
+    if (shape[0] * points >= cuda::kLargestPixels) {
+      raise(value_error(kOp, ": unary must have fewer than 2^32 pixels in a batch on CUDA, got ",
+                        shape[0] * points));
+    }
     CudaCall call(kOp, unary);
     const Tensor q = empty_tensor(shape, unary.scalar_type(), unary.device());
     if (q.numel() == 0) return q;
     const Tensor energies = packed(unary);
-    const int64_t points = checked_product({shape.begin() + 2, shape.end()});
     const cuda::Allocate allocate = [&](int64_t bytes) { return call.scratch(bytes); };
     Problem problem = {arguments, call, {}, {}, {}, {}};
     problem.field = {storage_of(unary),         shape[0], shape[1], points,       self_message,
                      energies.const_data_ptr(), {},       allocate, call.stream()};
-    if (problem.field.pixels() >= cuda::kLargestPixels) {
-      raise(value_error(kOp, ": unary must have fewer than 2^32 pixels in a batch, got ",
-                        problem.field.pixels()));
-    }
     for (size_t k = 0; k < features.size(); ++k) {
       problem.features.push_back(packed(features[k]));
       problem.transforms.push_back(packed(transforms[k]));

@@ -20,7 +20,7 @@ struct LatticeStatus {
 };
 
 // A slot of the hash table: a vertex, and the first contribution to it.
-struct LatticeSlot {
+struct alignas(16) LatticeSlot {
   unsigned long long key, first;
 };
 
