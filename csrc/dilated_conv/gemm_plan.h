@@ -56,7 +56,7 @@ inline std::vector<GemmPlan> gemm_plans() {
   return plans;
 }
 
-// Coordinates, padding included, that the tiles' 32-bit arithmetic holds.
+// Sizes, padding included, that the tiles' 32-bit arithmetic holds.
 constexpr int64_t kGemmExtent = int64_t{1} << 28;
 
 // What the choice of a plan depends on.
@@ -136,7 +136,7 @@ inline bool gemm_serves(const ConvGeometry& g, ElementType type) {
   const int64_t most =
       std::max({g.height + g.padding[0] + g.padding[1], g.width + g.padding[2] + g.padding[3],
                 g.rate[0] * g.kernel_height, g.rate[1] * g.kernel_width,
-                g.out_height() * g.out_width(), g.group_inputs(), g.out_channels});
+                g.out_height() * g.out_width(), g.group_inputs() * g.taps(), g.out_channels});
   return most < kGemmExtent;
 }
 

@@ -51,8 +51,10 @@ def aspp(
 
     float32 is within 3e-5 of float64, relative to the largest output, and with
     ``accuracy="high"`` within 3e-6; where a gradient will be needed the accuracy is always the high
-    one. float16 and bfloat16 are computed in float32. Two runs give identical bits, for every
-    number of threads. Differentiable with respect to input, weights and biases, any number of
+    one. On a GPU, where all branches are one launch, it is within 3e-6, and, with the default
+    accuracy and where torch's own switch for convolutions lets factors be rounded to TF32, within
+    2e-3. float16 and bfloat16 are summed in float32. Two runs give identical bits, for every number
+    of threads. Differentiable with respect to input, weights and biases, any number of
     times; the gradients are torch's convolutions.
 
     Args:

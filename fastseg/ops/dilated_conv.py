@@ -54,9 +54,23 @@ def dilated_conv2d(
     own convolution, followed by what is to be fused. float64, float16 and bfloat16 are computed by
     ``"direct"`` where none is named; the last two in float32.
 
+    On a GPU the algorithms are others. ``"gemm-128x128"``, ``"gemm-64x64"`` and ``"gemm-128x32"``
+    are products in tiles of so many pixels and outputs, with ``"-split2"`` to ``"-split16"`` in
+    depths that so many blocks share, their sums added in one order. Tiles leave out the taps that
+    see only padding. float16 and bfloat16 are multiplied by tensor cores and summed in float32.
+    float32 is multiplied as such, by fused multiply-adds, or, by the names that end in ``"-tf32"``,
+    with factors rounded to TF32; these are chosen only where ``accuracy`` is the default and
+    torch's own switch for convolutions, ``torch.backends.cudnn.allow_tf32``, is on. ``"direct"``
+    has one thread for each output: float64, and depthwise. What is chosen is what the table of
+    measurements has for such a layer on such a GPU (``fastseg tune``), or else the least by a count
+    of products and bytes, in which torch's cuDNN is a quarter faster, multiplies padding, and
+    passes over the output once more for bias, residual and ReLU each. A channels_last input and
+    weight are read where they are, where the channels of a group are a multiple of 16 bytes; others
+    are copied into that layout first.
+
     Against float64, relative to the largest output, float32 is within 3e-5, and with
-    ``accuracy="high"`` within 3e-6 or torch's own error, whichever is larger. Where a gradient
-    will be needed the accuracy is always the high one.
+    ``accuracy="high"`` within 3e-6 or torch's own error, whichever is larger; TF32 is within 2e-3.
+    Where a gradient will be needed the accuracy is always the high one, but on a GPU.
 
     Two runs give identical bits, for every number of threads, unless torch's convolution was
     chosen, which promises neither; ``deterministic=True`` never chooses it. Differentiable with
@@ -79,8 +93,8 @@ def dilated_conv2d(
         groups: independent groups of channels; C makes the convolution depthwise.
         activation: None or ``"relu"``.
         residual: of the output's shape and dtype, added before the activation, or None.
-        algorithm: one of the above in place of the model's choice.
-        accuracy: ``"default"`` or ``"high"``; bounds the model's choice, not a named algorithm.
+        algorithm: one of the above in place of the choice.
+        accuracy: ``"default"`` or ``"high"``; bounds the choice, not a named algorithm.
         deterministic: leaves torch's convolution out of the choice.
 
     Returns:

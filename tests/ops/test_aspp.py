@@ -41,7 +41,7 @@ BOUND = {  # greatest error, relative to the largest output
 
 # A GPU's float32 is multiplied as such; TF32 has 2^-11 in each factor.
 GPU_BOUND, TF32_BOUND = 3e-6, 2e-3
-SMALL = ["v2-small-rates", "v3", "one-by-one", "beyond-the-image"]
+SMALL = ["one-by-one", "beyond-the-image"]
 
 
 def on_gpu():

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../../csrc/common/launch.cuh"
+#include "../../csrc/common/tensor_core.cuh"
 #include "../../csrc/common/vector_access.cuh"
 
 // Kernels that are right, and kernels with one bug each, for test_emulator.py:
@@ -227,6 +228,36 @@ bool mma_case() {
       float sum = j % 2 == 1 && i >= 8 ? 1.0f : 0.0f;  // the last of each lane's four
       for (int k = 0; k < kDepth; ++k) sum += a[i * kDepth + k] * b[k * 8 + j];
       right &= d[i * 8 + j] == sum;
+    }
+  }
+  return right;
+}
+
+// One warp: four matrices whose rows lie anywhere, and `offset` bytes from where they should.
+__global__ void load_four(const uint4* rows, const int* places, int offset, uint32_t* parts) {
+  FASTSEG_SHARED(uint4, shared, [33]);
+  const int lane = threadIdx.x;
+  shared[places[lane]] = rows[lane];
+  __syncwarp();
+  uint32_t own[4];
+  fastseg::load_matrices(reinterpret_cast<const char*>(&shared[places[lane]]) + offset, own);
+  for (int i = 0; i < 4; ++i) parts[lane * 4 + i] = own[i];
+}
+
+template <int kOffset>
+bool load_matrices_case() {
+  std::vector<uint4> rows(32);
+  std::vector<int> places(32);
+  for (unsigned i = 0; i < 32; ++i) {
+    rows[i] = {4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3};
+    places[i] = static_cast<int>(i * 13 % 32);
+  }
+  std::vector<uint32_t> parts(128);
+  FASTSEG_LAUNCH(load_four, 1, 32, 0, stream, rows.data(), places.data(), kOffset, parts.data());
+  bool right = true;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    for (unsigned i = 0; i < 4; ++i) {
+      right &= parts[lane * 4 + i] == 4 * (8 * i + lane / 4) + lane % 4;
     }
   }
   return right;
@@ -492,6 +523,7 @@ const Cases right_cases = {
     {"hash", hash_case},
     {"matrix_product", matrix_case<8>},
     {"staged_copy", staged_copy_case<1>},
+    {"load_matrices", load_matrices_case<0>},
     {"mma_half", mma_case<Multiplicand::kHalf, __half>},
     {"mma_bfloat16", mma_case<Multiplicand::kBFloat16, __nv_bfloat16>},
     {"mma_tf32", mma_case<Multiplicand::kTf32, float>},
@@ -531,6 +563,7 @@ const Cases wrong_cases = {
     FLOAT_CASE(misaligned_store),
     FLOAT_CASE(misaligned_float4),
     FLOAT_CASE(misaligned_async_copy),
+    {"misaligned_matrix", load_matrices_case<8>},
     WARP_CASE(absent_lane),
     WARP_CASE(lanes_that_never_come),
     WARP_CASE(lane_outside_its_mask),

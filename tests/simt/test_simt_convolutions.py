@@ -51,7 +51,7 @@ def test_choice(dtype):
     assert chosen(512, 512, 33, 2, **own).count("-split") == 1
     if dtype != "float32":
         assert chosen(512, 512, 129, 2, batch=8, **own) == "gemm-128x128"
-    assert chosen(2048, 21, 129, 2, batch=8, **own) == "gemm-128x32"
+        assert chosen(2048, 21, 129, 2, batch=8, **own) == "gemm-128x32"
     assert chosen(256, 256, 129, 2, groups=256, dtype=dtype) == "direct"
     names = {
         chosen(c, o, s, 2, batch=b, **own)

@@ -58,8 +58,7 @@ struct Tile {
   int outputs;  // that there are of its kOutputs
 
   template <typename S>
-  __device__ explicit Tile(const GemmTask<S>& task) {
-    unsigned block = blockIdx.x;
+  __device__ Tile(const GemmTask<S>& task, unsigned block) {
     const unsigned across = block % task.output_tiles;
     block /= task.output_tiles;
     split = static_cast<int>(block % task.splits);
@@ -85,6 +84,13 @@ struct Tile {
     outputs = left < C::kOutputs ? static_cast<int>(left) : C::kOutputs;
   }
 };
+
+__device__ __forceinline__ unsigned opaque(unsigned number) {
+#if !defined(FASTSEG_SIMT)
+  asm volatile("" : "+r"(number));
+#endif
+  return number;
+}
 
 // What one thread copies of each step: the same vector of every so many rows.
 template <typename C>
@@ -114,8 +120,10 @@ class Loader {
   }
 
   // Steps in all.
-  __device__ int64_t size() const { return (cursor_.size() + kRowVectors - 1) / kRowVectors; }
-  __device__ void seek(int64_t step) { cursor_.seek(step * kRowVectors + vector()); }
+  __device__ int size() const {
+    return static_cast<int>((cursor_.size() + kRowVectors - 1) / kRowVectors);
+  }
+  __device__ void seek(int step) { cursor_.seek(int64_t{step} * kRowVectors + vector()); }
 
   // Copies the next step's rows of pixels, and after them those of outputs.
   __device__ void load(char* rows) {
@@ -176,6 +184,7 @@ __device__ void write_staged(const GemmTask<typename C::S>& task, const Tile<C>&
     float* to = task.partial +
                 (tile.split * task.pixels + tile.first_pixel + first) * task.total_outputs +
                 tile.first_output;
+#pragma unroll 1
     for (int i = threadIdx.x; i < C::kStaged * C::kOutputs; i += C::kThreads) {
       const int pixel = i / C::kOutputs, output = i % C::kOutputs;
       if (pixel >= pixels || output >= tile.outputs) continue;
@@ -183,6 +192,7 @@ __device__ void write_staged(const GemmTask<typename C::S>& task, const Tile<C>&
     }
   } else if (task.packs) {
     const Finish<S>& finish = task.finish;
+#pragma unroll 1
     for (int i = threadIdx.x; i < C::kStaged * C::kOutputs / kPack; i += C::kThreads) {
       const int pixel = i / (C::kOutputs / kPack), output = i % (C::kOutputs / kPack) * kPack;
       if (pixel >= pixels || output >= tile.outputs) continue;
@@ -202,6 +212,7 @@ __device__ void write_staged(const GemmTask<typename C::S>& task, const Tile<C>&
                  finish.output.data + finish.offset(finish.output, at, tile.first_output + output));
     }
   } else {
+#pragma unroll 1
     for (int i = threadIdx.x; i < C::kStaged * C::kOutputs; i += C::kThreads) {
       const int pixel = task.planar ? i % C::kStaged : i / C::kOutputs;
       const int output = task.planar ? i / C::kStaged : i % C::kOutputs;
@@ -216,18 +227,17 @@ __device__ void write_staged(const GemmTask<typename C::S>& task, const Tile<C>&
 // depth of every pixel and output, two steps ahead of the products; neighbouring threads copy
 // neighbouring vectors of 16 bytes.
 template <typename C>
-__global__ void __launch_bounds__(C::kThreads, 1)
+__global__ void __launch_bounds__(C::kThreads, C::kThreads == 256 ? 1 : 4)
     convolve_tiles(const __grid_constant__ GemmTask<typename C::S> task) {
   FASTSEG_SHARED(uint4, shared, [C::kStages * C::kStageBytes / 16]);
   char* stages = reinterpret_cast<char*>(&shared[0]);
-  const Tile<C> tile(task);
-  const PixelRun run(task.order, tile.first_pixel);
-  Loader<C> loader(task, tile, run);
-  const int64_t steps_of_all = loader.size();
-  const int64_t share = (steps_of_all + task.splits - 1) / task.splits;
-  const int64_t begin = share * tile.split;
-  const int64_t end = begin + share < steps_of_all ? begin + share : steps_of_all;
-  const int64_t steps = end > begin ? end - begin : 0;
+  const Tile<C> planned(task, blockIdx.x);
+  Loader<C> loader(task, planned, PixelRun(task.order, planned.first_pixel));
+  const int steps_of_all = loader.size();
+  const int share = (steps_of_all + task.splits - 1) / task.splits;
+  const int begin = share * planned.split;
+  const int end = begin + share < steps_of_all ? begin + share : steps_of_all;
+  const int steps = end > begin ? end - begin : 0;
   loader.seek(begin);
   for (int step = 0; step < C::kStages - 1; ++step) {
     if (step < steps) loader.load(stages + step * C::kStageBytes);
@@ -238,7 +248,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const int output = warp % C::kWarpsAcross * C::kOutputsOfWarp;
   typename C::Sums sums;
   int stage = 0, stage_to_load = C::kStages - 1;
-  for (int64_t step = 0; step < steps; ++step) {
+  for (int step = 0; step < steps; ++step) {
     __pipeline_wait_prior(C::kStages - 2);
     __syncthreads();  // all copies of this step are there, all products of the last one done
     if (step + C::kStages - 1 < steps) loader.load(stages + stage_to_load * C::kStageBytes);
@@ -248,6 +258,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     stage = stage + 1 == C::kStages ? 0 : stage + 1;
     stage_to_load = stage_to_load + 1 == C::kStages ? 0 : stage_to_load + 1;
   }
+  // The same once more, from a number that the compiler does not know to be the same: nothing of it
+  // then stays in registers during the products.
+  const Tile<C> tile(task, opaque(blockIdx.x));
+  const PixelRun run(task.order, tile.first_pixel);
   float* staged = reinterpret_cast<float*>(stages);
   for (int first = 0; first < C::kPixels; first += C::kStaged) {
     __syncthreads();  // what is there has been read

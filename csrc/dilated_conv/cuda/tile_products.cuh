@@ -81,7 +81,7 @@ class MultiplyAddSums {
  public:
   __device__ void add(const char* pixels, const char* outputs, int lane) {
     const int pixel = lane / 8, output = lane % 8;
-#pragma unroll
+#pragma unroll 1
     for (int vector = 0; vector < kRowVectors; ++vector) {
       Pack<float, 4> b[kOutputs / 8];
 #pragma unroll
