@@ -11,7 +11,6 @@ from benchmarks.roofline_conv import Branch
 from benchmarks.roofline_crf import Field, others
 
 H100 = CARDS["H100 SXM"]
-CONVOLUTION = {"pack_input", "pack_weight", "convolve_tiles", "convolve_outputs", "add_splits"}
 CARD = Card(1e12, 1e13, 4e6, "sm_80", 4e13, 2e13, multiprocessors=10, clock=1e9, mma=0.5)
 
 
@@ -76,10 +75,8 @@ def test_every_kernel_of_the_budget_is_counted_and_has_an_occupancy(plans):
     occupancy = roofline.occupancies()
     counted = {step.kernel for plan in plans.values() for step in plan.steps}
     only_for_many_branches = {"store_branches"}  # more than 16, which no benchmark has
-    budgeted = {kernel for kernel, _ in occupancy}
-    assert budgeted <= counted | only_for_many_branches
-    assert counted - budgeted in (set(), CONVOLUTION)  # which come into the budget together
-    for kernel in counted & budgeted:
+    assert counted | only_for_many_branches == {kernel for kernel, _ in occupancy}
+    for kernel in counted:
         for card in CARDS.values():
             assert 0 < occupancy[kernel, card.architecture] <= 1
 

@@ -35,7 +35,7 @@ class Convolution {
   }
 
  private:
-  static constexpr int kNumbers = sizeof(S) < 16 ? 16 / sizeof(S) : 1;  // of a vector
+  static constexpr int kNumbers = 16 / sizeof(S);  // of a vector
 
   void add(const ConvBranch& branch) {
     const int64_t first = task_.concat ? outputs_ : 0;
@@ -94,10 +94,9 @@ class Convolution {
   }
 
   // Whether vectors of channels can be copied from where they are.
-  static bool aligned(const void* data, std::initializer_list<int64_t> strides) {
-    bool right = reinterpret_cast<uintptr_t>(data) % 16 == 0;
-    for (const int64_t stride : strides) right &= stride % kNumbers == 0;
-    return right;
+  static bool aligned(const void* data, int64_t a, int64_t b, int64_t c) {
+    const bool places = a % kNumbers == 0 && b % kNumbers == 0 && c % kNumbers == 0;
+    return places && reinterpret_cast<uintptr_t>(data) % 16 == 0;
   }
 
   void place_input(GemmTask<S>* gemm) {
@@ -112,7 +111,7 @@ class Convolution {
     source.vectors = static_cast<int>(padded / kNumbers);
     source.group_stride = padded;
     if (inputs == padded && (image.channel == 1 || task_.channels == 1) &&
-        aligned(image.data, {image.batch, image.row, image.column})) {
+        aligned(image.data, image.batch, image.row, image.column)) {
       gemm->input = image.data;
       source.batch_stride = image.batch;
       source.row = image.row;
@@ -136,8 +135,7 @@ class Convolution {
     const int64_t padded = ceiling(inputs, kNumbers) * kNumbers;
     const int64_t outputs = branch->outputs * task_.groups;
     if (inputs == padded && branch->channel_stride == 1 &&
-        aligned(branch->weight,
-                {branch->output_stride, branch->row_stride, branch->column_stride})) {
+        aligned(branch->weight, branch->output_stride, branch->row_stride, branch->column_stride)) {
       return;
     }
     const int64_t taps = branch->kernel_height * branch->kernel_width;
@@ -153,7 +151,7 @@ class Convolution {
 
   template <typename I>
   bool packs(const I& image) const {
-    return image.channel == 1 && aligned(image.data, {image.batch, image.row, image.column});
+    return image.channel == 1 && aligned(image.data, image.batch, image.row, image.column);
   }
 
   void run_tiles() {
