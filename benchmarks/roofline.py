@@ -1,203 +1,42 @@
 """What the CUDA kernels must move and compute, on paper: ``python benchmarks/roofline.py``.
 
-Nothing here was measured. A kernel's predicted time is the longest of three: its bytes at the
-card's memory bandwidth, its operations at the card's float32 rate, and what one launch costs; each
-array counts once where a later kernel finds it in the second-level cache, and every time where it
-is larger than that. The occupancy is that of csrc/cuda_budget.csv. What torch's kernels must move
-at least, one after the other, stands beside it.
+Nothing here was measured. A kernel's predicted time is the longest of: its bytes at the card's
+memory bandwidth, its operations at the card's rate, and what one launch costs; each array counts
+once where a later kernel finds it in the second-level cache, and every time where it is larger than
+that. A matrix product is counted in whole tiles, as many at a time as there are multiprocessors,
+with what its tiles read from that cache. The occupancy is that of csrc/cuda_budget.csv.
+
+Beside it stand the floor (every argument read and every result written once, and the operations
+that the definition needs, at the highest rate), and what other implementations must do at least:
+torch's operators one after the other, cuDNN, and two public CUDA implementations of the dense CRF.
 """
 
 import argparse
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import harness
+from benchmarks.roofline_cards import CARDS, Plan
+from benchmarks.roofline_conv import convolutions, pyramids
+from benchmarks.roofline_crf import dense_crf, field_options, lattice_filter
+from benchmarks.roofline_upsample import upsampling
+
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCH = 2.5e-6  # seconds from one kernel's end to the next one's begin, without a graph
-FLOAT, INDEX, LONG = 4, 4, 8
-
-
-@dataclass(frozen=True)
-class Card:
-    """The makers' data sheets: bytes a second, float32 operations a second, bytes of cache."""
-
-    bandwidth: float
-    rate: float
-    cache: float
-    architecture: str
-
-
-CARDS = {
-    "H100 SXM": Card(3.35e12, 67e12, 50e6, "sm_90"),
-    "A100 SXM": Card(2.04e12, 19.5e12, 40e6, "sm_80"),
-    "L4": Card(0.30e12, 30.3e12, 48e6, "sm_86"),
-    "RTX 4090": Card(1.01e12, 82.6e12, 72e6, "sm_86"),
-}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One launch, or several alike: arrays that it reads and writes, in bytes, and operations."""
-
-    kernel: str
-    arrays: tuple[float, ...]
-    operations: float
-    launches: int = 1
-
-    def seconds(self, card: Card) -> float:
-        """Arrays that fit into the cache together come from there after the first launch."""
-        moved = sum(self.arrays)
-        kept = moved <= card.cache / 2
-        traffic = moved * (1 if kept else self.launches)
-        work = max(traffic / card.bandwidth, self.operations * self.launches / card.rate)
-        return max(work, LAUNCH * self.launches)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A call: our steps, and what torch's must move."""
-
-    name: str
-    steps: tuple[Step, ...]
-    torch_bytes: float | None = None
-
-    @property
-    def bytes(self) -> float:
-        return sum(sum(step.arrays) * step.launches for step in self.steps)
-
-    @property
-    def launches(self) -> int:
-        return sum(step.launches for step in self.steps)
-
-    def seconds(self, card: Card) -> float:
-        return sum(step.seconds(card) for step in self.steps)
-
-
-def upsampling(
-    name: str, classes: int, source: tuple[int, int], size: tuple[int, int]
-) -> list[Plan]:
-    """Each operator on ``(1, classes, *source)``."""
-    samples, pixels = classes * source[0] * source[1] * FLOAT, size[0] * size[1]
-    enlarged = classes * pixels * FLOAT
-    blend = 7.0 * classes * pixels  # operations of interpolating everything once
-    tables = Step("tabulate_axes", ((size[0] + size[1]) * 16.0,), 0)
-    record = 16.0 * pixels
-    label = f"{name} {classes}x{source[0]}x{source[1]} to {size[0]}x{size[1]}"
-    adjoint_blend = 2 * blend  # every pixel row lies in two windows
-    return [
-        Plan(
-            f"upsample {label}",
-            (tables, Step("upsample_planes", (samples, enlarged), blend)),
-            samples + enlarged,
-        ),
-        Plan(
-            f"upsample_argmax {label}",
-            (tables, Step("argmax_of_pixels", (samples, pixels * LONG), 2 * blend)),
-            samples + 2 * enlarged + pixels * LONG,
-        ),
-        Plan(
-            f"upsample_softmax {label}",
-            (
-                tables,
-                Step("softmax_of_planes", (samples, enlarged), 2 * blend + 40.0 * classes * pixels),
-            ),
-            samples + 3 * enlarged,
-        ),
-        Plan(
-            f"upsample_cross_entropy and gradient {label}",
-            (
-                tables,
-                Step(
-                    "losses_of_pixels",
-                    (samples, pixels * LONG, record),
-                    blend + 20.0 * classes * pixels,
-                ),
-                Step("total_loss", (pixels / 256 * 24,), 0),
-                Step(
-                    "upsample_adjoint",
-                    (record, 2 * samples),
-                    adjoint_blend + 40.0 * classes * pixels,
-                ),
-            ),
-            # interpolate, log_softmax, and their gradients
-            samples + enlarged + 2 * enlarged + pixels * LONG + 3 * enlarged + enlarged + samples,
-        ),
-    ]
-
-
-def mean_field(
-    pixels: int, labels: int, kernels: list[tuple[int, int]], iterations: int
-) -> tuple[Plan, Plan]:
-    """The build and the updates; ``kernels`` are (dims, lattice vertices)."""
-    rows = pixels * labels * FLOAT
-    # There and back, and the first softmax.
-    build, update = [Step("transpose_tiles", (rows, rows), 0, 2)], []
-    build.append(Step("update_pixels", (rows, rows), 30.0 * pixels * labels))
-    edges = 0.0
-    for dims, vertices in kernels:
-        corners, contributions = dims + 1, pixels * (dims + 1)
-        table = 4 * contributions * LONG  # two tables of two slots a contribution, if unlucky
-        links = corners * vertices * 2 * INDEX
-        build += [
-            Step("place_points", (pixels * dims * FLOAT, contributions * 9.0), pixels * 100.0),
-            Step("clear_slots", (table,), 0),
-            Step("enter_vertices", (contributions * (9.0 + LONG), table), contributions * 60.0),
-            Step("mark_first", (contributions * 3.0 * LONG,), 0),
-            Step("scan_tiles", (contributions * 2.0 * LONG,), 0, 3),
-            Step("count_digits", (contributions * float(INDEX),), 0, 2 if vertices < 65536 else 3),
-            Step("number_vertices", (contributions * (2.0 * LONG + INDEX),), 0),
-            Step("find_neighbours", (contributions * 17.0, links), vertices * corners * 120.0),
-            Step(
-                "scatter_pairs",
-                (contributions * 3.0 * (INDEX + LONG),),
-                0,
-                2 if vertices < 65536 else 3,
-            ),
-            Step("find_segments", (contributions * float(INDEX),), 0),
-            Step("splat_segments", (contributions * 20.0,), contributions * 2.0),
-            Step("blur_axis", (vertices * 16.0,), vertices * 3.0, corners),
-            Step("slice_points", (contributions * 8.0,), contributions * 2.0),
-            Step(
-                "normalize_weights",
-                (contributions * 3.0 * FLOAT,),
-                pixels * corners * corners * 6.0,
-            ),
-        ]
-        lattice = vertices * labels * FLOAT
-        update += [
-            Step(
-                "splat_segments",
-                (rows, contributions * (LONG + FLOAT), lattice),
-                2.0 * contributions * labels,
-            ),
-            Step(
-                "blur_axis",
-                (lattice, lattice, vertices * 2 * INDEX),
-                3.0 * vertices * labels,
-                corners,
-            ),
-        ]
-        edges += contributions * (INDEX + FLOAT) + lattice
-    operations = (
-        sum(2.0 * pixels * (dims + 1) * labels for dims, _ in kernels) + 40.0 * pixels * labels
-    )
-    update.append(Step("update_pixels", (rows, edges, rows), operations))
-    repeated = [
-        Step(step.kernel, step.arrays, step.operations, step.launches * iterations)
-        for step in update
-    ]
-    return Plan("build", tuple(build)), Plan(f"{iterations} iterations", tuple(repeated))
+RESULTS = ROOT / "benchmarks" / "results"
+FAMILIES = ("mean field", "dense CRF", "permutohedral", "upsample", "conv", "aspp")
 
 
 def plans() -> Iterator[Plan]:
-    yield from upsampling("VOC", 21, (65, 65), (513, 513))
-    yield from upsampling("Cityscapes", 19, (129, 257), (1024, 2048))
-    # Vertices of the demo's photograph, 3/3 and bilateral 80/13 or 67/3.
-    for setting, vertices in (("80/13", 11566), ("67/3", 134498)):
-        build, updates = mean_field(375 * 500, 21, [(2, 24540), (5, vertices)], 10)
-        yield Plan(f"mean field 375x500x21 {setting}: build", build.steps)
-        yield Plan(f"mean field 375x500x21 {setting}: 10 iterations", updates.steps)
+    yield from dense_crf()
+    yield from field_options()
+    yield from lattice_filter()
+    yield from upsampling()
+    yield from convolutions()
+    yield from pyramids()
 
 
 def occupancies() -> dict[tuple[str, str], float]:
@@ -210,45 +49,122 @@ def occupancies() -> dict[tuple[str, str], float]:
     return found
 
 
-def plot(path: Path, found: list[Plan]) -> None:
+def rows_of(plan: Plan, occupancy: Mapping[tuple[str, str], float]) -> list[dict[str, str]]:
+    """One line of the CSV for each card and rival; a plan without rivals has one for each card."""
+    kernels = {step.kernel for step in plan.steps}
+    rows = []
+    for name, card in CARDS.items():
+        row = {
+            "call": plan.name,
+            "card": name,
+            "launches": str(plan.launches),
+            "megabytes": f"{plan.bytes / 1e6:.3f}",
+            "gigaoperations": f"{plan.operations / 1e9:.3f}",
+            "lowest_occupancy": lowest(occupancy, kernels, card.architecture),
+            "predicted_ms": f"{plan.seconds(card) * 1e3:.4f}",
+            "floor_megabytes": f"{plan.floor_bytes / 1e6:.3f}",
+            "floor_ms": f"{plan.floor(card) * 1e3:.4f}",
+        }
+        for rival, work in plan.rivals.items() or {"": None}.items():
+            about = {"rival": rival}
+            if work is not None:
+                about |= {
+                    "rival_launches": str(work.launches),
+                    "rival_megabytes": f"{work.bytes / 1e6:.3f}",
+                    "rival_gigaoperations": f"{work.operations / 1e9:.3f}",
+                    "rival_ms_at_least": f"{work.seconds(card) * 1e3:.4f}",
+                }
+            rows.append({**row, **about})
+    return rows
+
+
+def lowest(
+    occupancy: Mapping[tuple[str, str], float], kernels: Iterable[str], architecture: str
+) -> str:
+    """Of the kernels, or nothing where one of them has no budget."""
+    found = [occupancy.get((kernel, architecture)) for kernel in kernels]
+    known = [value for value in found if value is not None]
+    return f"{min(known):.3f}" if len(known) == len(found) else ""
+
+
+def plot(path: Path, found: Sequence[Plan]) -> None:
+    """Predicted against floor, each card a panel, and what the rivals must take at least."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 0.35 * len(found) * len(CARDS) ** 0.5 + 2))
-    for offset, (name, card) in enumerate(CARDS.items()):
-        places = [i + 0.2 * offset for i in range(len(found))]
-        axes.barh(places, [plan.seconds(card) * 1e3 for plan in found], height=0.18, label=name)
-    axes.set_yticks([i + 0.3 for i in range(len(found))], [plan.name for plan in found], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlabel("predicted milliseconds, not measured")
-    axes.legend()
+    figure, panels = pyplot.subplots(2, 2, figsize=(11, 9), sharex=True, sharey=True)
+    for panel, (name, card) in zip(panels.flat, CARDS.items(), strict=True):
+        for number, family in enumerate(FAMILIES):
+            some = [plan for plan in found if plan.name.startswith(family)]
+            floors = [plan.floor(card) * 1e3 for plan in some]
+            times = [plan.seconds(card) * 1e3 for plan in some]
+            panel.scatter(floors, times, s=12, color=f"C{number}", label=family)
+            both = [(p.floor(card), w.seconds(card)) for p in some for w in p.rivals.values()]
+            panel.scatter(
+                *([1e3 * value[axis] for value in both] for axis in (0, 1)),
+                s=14, marker="x", linewidths=0.6, color=f"C{number}",
+            )  # fmt: skip
+        panel.plot([2e-3, 50], [2e-3, 50], color="black", linewidth=0.6)
+        panel.set(xscale="log", yscale="log", title=name)
+    for panel in panels[1]:
+        panel.set_xlabel("floor, ms")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("predicted (dots), rivals at least (crosses), ms")
+    panels[0, 0].legend(fontsize=8)
+    figure.suptitle("Counted on paper, not measured")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90, metadata={"Software": None})
+
+
+def report(found: Sequence[Plan], occupancy: Mapping[tuple[str, str], float]) -> str:
+    """Two tables for a reader."""
+    lines = [
+        "Predicted, not measured: milliseconds, without a CUDA graph, and in brackets the floor\n",
+        "| call | launches | MB | " + " | ".join(CARDS) + " | rivals: MB, H100 ms at least |",
+        "|---" * (len(CARDS) + 4) + "|",
+    ]
+    h100 = CARDS["H100 SXM"]
+    for plan in found:
+        times = " | ".join(
+            f"{plan.seconds(card) * 1e3:.3f} ({plan.floor(card) * 1e3:.3f})"
+            for card in CARDS.values()
+        )
+        rivals = "; ".join(
+            f"{name} {work.bytes / 1e6:.1f}, {work.seconds(h100) * 1e3:.3f}"
+            for name, work in plan.rivals.items()
+        )
+        cells = f"{plan.launches} | {plan.bytes / 1e6:.1f} | {times} | {rivals}"
+        lines.append(f"| {plan.name} | {cells} |")
+    architectures = sorted({card.architecture for card in CARDS.values()})
+    lines += [
+        "\nLowest occupancy of any instance of these kernels\n",
+        "| kernel | " + " | ".join(architectures) + " |",
+        "|---" * (len(architectures) + 1) + "|",
+    ]
+    for kernel in sorted({step.kernel for plan in found for step in plan.steps}):
+        cells = " | ".join(lowest(occupancy, [kernel], name) for name in architectures)
+        lines.append(f"| {kernel} | {cells} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--plot", type=Path, help="PNG to write")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        nargs="?",
+        const=RESULTS,
+        help="folder for roofline.csv and roofline.png (benchmarks/results)",
+    )
     options = parser.parse_args()
     found, occupancy = list(plans()), occupancies()
-    print("Predicted, not measured: milliseconds, without a CUDA graph\n")
-    print("| call | launches | MB | " + " | ".join(CARDS) + " | MB of torch's kernels |")
-    print("|---" * (len(CARDS) + 4) + "|")
-    for plan in found:
-        times = " | ".join(f"{plan.seconds(card) * 1e3:.3f}" for card in CARDS.values())
-        torch = f"{plan.torch_bytes / 1e6:.1f}" if plan.torch_bytes else ""
-        print(f"| {plan.name} | {plan.launches} | {plan.bytes / 1e6:.1f} | {times} | {torch} |")
-    print("\nLowest occupancy of any instance of these kernels\n")
-    kernels = sorted({step.kernel for plan in found for step in plan.steps})
-    names = sorted({card.architecture for card in CARDS.values()})
-    print("| kernel | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
-    for kernel in kernels:
-        print(f"| {kernel} | " + " | ".join(f"{occupancy[kernel, n]:.2f}" for n in names) + " |")
-    if options.plot:
-        plot(options.plot, found)
-        print(f"\nwrote {options.plot}")
+    print(report(found, occupancy))
+    if options.write:
+        rows = [row for plan in found for row in rows_of(plan, occupancy)]
+        harness.write_csv(options.write / "roofline.csv", rows, {})
+        plot(options.write / "roofline.png", found)
+        print(f"\nwrote roofline.csv and roofline.png to {options.write}")
 
 
 if __name__ == "__main__":

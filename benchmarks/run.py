@@ -11,6 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import conv_scaling, harness, scaling, scenes
 
+ON_CUDA = ("crf", "conv", "aspp", "models", "upsample")
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 SUITES = {  # sub-command: module that holds its SUITE
@@ -26,6 +28,11 @@ SUITES = {  # sub-command: module that holds its SUITE
 def numbers(text: str) -> list[int]:
     """``1,2`` as a list."""
     return [int(number) for number in text.split(",")]
+
+
+def names(text: str) -> list[str]:
+    """``float32,tf32`` as a list."""
+    return text.split(",")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
         add("--against-itself", action="store_true", help="opponent on both sides: expect 1.0")
         add("--profile", action="store_true", help="print the time of each phase instead")
         add("--strict", action="store_true", help="exit with 1 where a ratio or memory is missed")
+        if name in ON_CUDA:
+            add("--device", default="cpu", help="cpu, cuda, cuda:1: on a GPU, other sides")
+            add("--precision", type=names, help="on cuda, of float32,tf32,float16,bfloat16")
     scaling.add_arguments(commands.add_parser("scaling", help=scaling.TITLE))
     conv_scaling.add_arguments(commands.add_parser("conv-scaling", help=conv_scaling.TITLE))
     return top
@@ -120,6 +130,15 @@ def race(suite: harness.Suite, options: argparse.Namespace) -> int:
     return 1 if wrong or (options.strict and missed) else 0
 
 
+def on_cuda(suite: harness.Suite, options: argparse.Namespace) -> int:
+    """Run the suite's sides on a GPU; the options of processors and memory have no part in it."""
+    gpu = import_module("fastseg.tuning.gpu")
+    if reason := gpu.why_no_gpu():
+        raise SystemExit(f"--device {options.device} cannot run: {reason}")
+    cases = chosen(suite, options)
+    return import_module("benchmarks.cuda.race").run(options.command, options, cases, RESULTS)
+
+
 def file_name(suite: harness.Suite, options: argparse.Namespace) -> str:
     """A part of the table, or another photograph, does not overwrite the whole."""
     parts = (options.quick, options.cases, options.image, options.photos, options.against_itself)
@@ -180,6 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "conv-scaling":
         return conv_scaling.run(options, RESULTS)
     suite = import_module(SUITES[options.command]).SUITE
+    if getattr(options, "device", "cpu") != "cpu":
+        return on_cuda(suite, options)
     if options.profile:
         return profile(suite, options)
     return race(suite, options)

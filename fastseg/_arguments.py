@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fastseg._limits import MAX_ITERATIONS, MAX_LABELS, NORMALIZATIONS
 
+HALVES = (torch.float16, torch.bfloat16)
+
 
 def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
@@ -33,6 +35,14 @@ def check_floating(op: str, name: str, tensor: Tensor) -> None:
     if tensor.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"{op}: {name} must have dtype float32 or float64, got {dtype_name(tensor)}"
+        )
+
+
+def check_energies(op: str, name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in (torch.float32, torch.float64, *HALVES):
+        raise TypeError(
+            f"{op}: {name} must have dtype float32, float64, float16 or bfloat16, "
+            f"got {dtype_name(tensor)}"
         )
 
 
@@ -92,7 +102,7 @@ def normalization_of_each(op: str, normalization: str | Sequence[str], kernels: 
 
 
 def tensors_of_each(op: str, name: str, tensors: object, unary: Tensor) -> list[Tensor]:
-    """One tensor for each kernel, of the device and dtype of ``unary``."""
+    """One tensor for each kernel, of the device and dtype of ``unary``; float32 beside halves."""
     if isinstance(tensors, Tensor) or not isinstance(tensors, Sequence):
         raise TypeError(
             f"{op}: {name} must be a list with one tensor for each kernel, "
@@ -100,8 +110,19 @@ def tensors_of_each(op: str, name: str, tensors: object, unary: Tensor) -> list[
         )
     for k, tensor in enumerate(tensors):
         check_tensor(op, f"{name}[{k}]", tensor)
-        check_like(op, f"{name}[{k}]", tensor, "unary", unary)
+        if unary.dtype in HALVES and tensor.device == unary.device:
+            _check_single(op, f"{name}[{k}]", tensor, unary)
+        else:
+            check_like(op, f"{name}[{k}]", tensor, "unary", unary)
     return list(tensors)
+
+
+def _check_single(op: str, name: str, tensor: Tensor, unary: Tensor) -> None:
+    if tensor.dtype != torch.float32:
+        raise TypeError(
+            f"{op}: {name} must have dtype float32 beside a unary of {dtype_name(unary)}, "
+            f"got {dtype_name(tensor)}"
+        )
 
 
 def check_flag(op: str, name: str, value: object) -> None:

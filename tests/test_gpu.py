@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from fastseg import bilinear_upsample, upsample_cross_entropy
+from fastseg import aspp, bilinear_upsample, dilated_conv2d, upsample_cross_entropy
+from fastseg.crf import BilateralKernel, DenseCRF, GaussianKernel
+from fastseg.ops import mean_field, permutohedral_filter, permutohedral_lattice
 
 pytestmark = pytest.mark.gpu
 
@@ -39,3 +41,54 @@ def test_other_streams_and_devices():
         stream.synchronize()
         torch.testing.assert_close(found, bilinear_upsample(scores * 2, 512))
         assert found.device == scores.device
+
+
+def captured(call):
+    """What a call gives inside a CUDA graph, replayed, after it was run once outside."""
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+    graph.replay()
+    return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("algorithm", [None, "torch"])
+def test_capture_of_convolutions(dtype, algorithm):
+    image = torch.randn(1, 32, 17, 17, device="cuda", dtype=dtype)
+    weight = torch.randn(16, 32, 3, 3, device="cuda", dtype=dtype)
+    options = {"rate": 2, "padding": 2, "activation": "relu", "algorithm": algorithm}
+    with torch.no_grad():
+        expected = dilated_conv2d(image, weight, **options)
+        found = captured(lambda: dilated_conv2d(image, weight, **options))
+        torch.testing.assert_close(found, expected)
+        weights = [weight, weight]
+        expected = aspp(image, weights, None, [1, 3])
+        torch.testing.assert_close(captured(lambda: aspp(image, weights, None, [1, 3])), expected)
+
+
+def test_capture_of_the_crf():
+    """The lattices too: nothing is read back while the stream is captured."""
+    scores = torch.randn(1, 4, 20, 26, device="cuda")
+    image = torch.randint(0, 256, (1, 3, 20, 26), dtype=torch.uint8, device="cuda")
+    crf = DenseCRF([GaussianKernel(3.0, 3.0), BilateralKernel(80.0, 13.0, 10.0)]).cuda()
+    with torch.no_grad():
+        expected = crf(scores, image)
+        assert torch.equal(captured(lambda: crf(scores, image)), expected)
+
+
+def test_capture_of_mean_field():
+    unary = torch.randn(1, 3, 20, 26, device="cuda")
+    features, transform = torch.randn(1, 2, 20, 26, device="cuda"), torch.eye(3, device="cuda")
+    expected = mean_field(unary, [features], [transform])
+    assert torch.equal(captured(lambda: mean_field(unary, [features], [transform])), expected)
+
+
+def test_capture_of_a_filter_on_a_lattice_that_is_there():
+    """Building a lattice reads back how many vertices there are, and says so under capture."""
+    features, values = (torch.randn(1, c, 20, 26, device="cuda") for c in (5, 3))
+    lattice = permutohedral_lattice(features)
+    expected = permutohedral_filter(values, None, lattice=lattice)
+    found = captured(lambda: permutohedral_filter(values, None, lattice=lattice))
+    assert torch.equal(found, expected)

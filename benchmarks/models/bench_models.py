@@ -70,16 +70,17 @@ def scene_of(case: ModelCase, photograph: Path | None) -> dict[str, np.ndarray]:
     return {"image": system.convention.normalise(pixels)[None].numpy()}
 
 
-def judge(expected: np.ndarray, actual: np.ndarray) -> harness.Verdict:
-    """99.9 % of the logits within 1e-3 of torch's, relative to the largest, and as many labels.
+def judge(expected: np.ndarray, actual: np.ndarray, bound: float = BOUND) -> harness.Verdict:
+    """99.9 % of the logits within ``bound`` of torch's, relative to the largest, and with the
+    bound of float32 as many labels; with a wider one 99 %.
 
     Not all: where two values of a pool are equal but for rounding, DeconvNet's unpooling moves one
     to another place, by which torch's own ways to run it differ, too.
     """
     difference = np.abs(expected - actual) / np.abs(expected).max()
-    within = float((difference <= BOUND).mean())  # NaN is not
+    within = float((difference <= bound).mean())  # NaN is not
     agreement = float((expected.argmax(1) == actual.argmax(1)).mean())
-    accepted = within >= 0.999 and agreement >= 0.999
+    accepted = within >= 0.999 and agreement >= (0.999 if bound <= BOUND else 0.99)
     figures = {"error": float(difference.max()), "within": within, "agreement": agreement}
     return harness.Verdict(accepted, figures)
 

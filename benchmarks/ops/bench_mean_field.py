@@ -155,21 +155,27 @@ def prepare_drop_in(case: CrfCase, scene: harness.Scene, threads: int) -> harnes
     return call
 
 
+def module_arguments(case: CrfCase, scene: harness.Scene) -> tuple[list[Any], dict[str, Any]]:
+    """The kernels of ``DenseCRF``, and what it is called with beside the scores."""
+    torch = import_module("torch")
+    crf = import_module("fastseg.crf")
+    if len(case.shape) == 3:
+        kernels = [crf.FeatureKernel(GAUSSIAN_WEIGHT), crf.FeatureKernel(case.weight)]
+        return kernels, volume_features(case, scene["image"])
+    kernels = [
+        crf.GaussianKernel(sigma_xy=GAUSSIAN_SIGMA, weight=GAUSSIAN_WEIGHT),
+        crf.BilateralKernel(case.sigma_xy, case.sigma_rgb, weight=case.weight),
+    ]
+    image = torch.from_numpy(scene["image"]).permute(2, 0, 1)[None].contiguous()
+    return kernels, {"image": image}
+
+
 def prepare_module(case: CrfCase, scene: harness.Scene, threads: int) -> harness.Call:
     """``fastseg.crf.DenseCRF`` on tensors that exist already."""
     torch = import_module("torch")
     crf = import_module("fastseg.crf")
     scores = torch.from_numpy(-scene["energies"]).reshape(1, case.labels, *case.shape)
-    if len(case.shape) == 3:
-        kernels = [crf.FeatureKernel(GAUSSIAN_WEIGHT), crf.FeatureKernel(case.weight)]
-        arguments = volume_features(case, scene["image"])
-    else:
-        kernels = [
-            crf.GaussianKernel(sigma_xy=GAUSSIAN_SIGMA, weight=GAUSSIAN_WEIGHT),
-            crf.BilateralKernel(case.sigma_xy, case.sigma_rgb, weight=case.weight),
-        ]
-        image = torch.from_numpy(scene["image"]).permute(2, 0, 1)[None].contiguous()
-        arguments = {"image": image}
+    kernels, arguments = module_arguments(case, scene)
     module = crf.DenseCRF(kernels, iterations=ITERATIONS)
 
     def call() -> Any:
@@ -199,7 +205,7 @@ def read_array(result: Any) -> np.ndarray:
 
 
 def read_tensor(result: Any) -> np.ndarray:
-    return result[0].flatten(1).numpy()
+    return result[0].flatten(1).cpu().numpy()
 
 
 def judge(expected: np.ndarray, actual: np.ndarray) -> harness.Verdict:

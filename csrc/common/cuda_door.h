@@ -34,11 +34,20 @@ class CudaCall {
   cudaStream_t stream() const { return stream_; }
   // Memory that is free again once what the stream has been given until then is done.
   void* scratch(int64_t bytes);
+  // Whether what the stream is given goes into a CUDA graph: nothing may be read back then.
+  bool is_captured() const;
+  // A clear error in place of CUDA's where `why` something must be read back.
+  void refuse_capture(const char* why) const;
   // Waits until the stream has come to here.
   void read(const void* device_memory, int64_t bytes, void* to) const;
   void check(cudaError_t error) const;
 
  private:
+  // Raises where the driver or the GPU is older than the kernels. Asks no more than the driver's
+  // memory: some hundred nanoseconds, and nothing that a capture forbids.
+  void check_gpu(int device) const;
+  [[noreturn]] void fail(const std::string& text) const;
+
   const char* op_;
   Device device_;
   std::vector<Tensor> scratch_;

@@ -52,6 +52,14 @@ void infer(const Batch& batch, int64_t images) {
   for (const Error& error : errors) raise_if(error);
 }
 
+// The tensor as it is, or in another type.
+Tensor in_type(const Tensor& tensor, TensorType type) {
+  if (tensor.scalar_type() == type) return tensor;
+  Tensor converted = empty_tensor(shape_of(tensor), type);
+  torch::stable::copy_(converted, tensor);
+  return converted;
+}
+
 Tensor mean_field(const Tensor& unary, std::vector<Tensor> features, std::vector<Tensor> transforms,
                   int64_t iterations, std::vector<Text> normalizations, bool self_message) {
   return with_error_kinds(kOp, [&] {
@@ -72,10 +80,10 @@ Tensor mean_field(const Tensor& unary, std::vector<Tensor> features, std::vector
                                *normalization_from_name(normalizations[k].value), transform,
                                transform_size, self_message});
     }
-    batch.unary = packed(unary);
+    batch.unary = packed(in_type(unary, TensorType::Float));
     batch.q = empty_tensor(shape, TensorType::Float);
     infer(batch, shape[0]);
-    return batch.q;
+    return in_type(batch.q, unary.scalar_type());
   });
 }
 

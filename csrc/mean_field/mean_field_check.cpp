@@ -44,8 +44,17 @@ Error check_labels(const char* op, const std::string& name, int64_t labels) {
   return value_error(op, ": ", name, " must have 1 to ", kMaxLabels, " labels, got ", labels);
 }
 
+// What is stored may be halves; the arithmetic is that of float32.
+Error check_stored(const char* op, const ArgumentInfo& unary) {
+  for (const char* name : {"float32", "float16", "bfloat16"}) {
+    if (unary.dtype_name == name) return {};
+  }
+  return type_error(op, ": ", unary.name, " must have dtype float32, float16 or bfloat16, got ",
+                    unary.dtype_name);
+}
+
 Error check_unary(const char* op, const ArgumentInfo& unary) {
-  FASTSEG_RETURN_IF_ERROR(check_dtype(op, unary, "float32"));
+  FASTSEG_RETURN_IF_ERROR(check_stored(op, unary));
   FASTSEG_RETURN_IF_ERROR(check_rank(op, unary, unary.shape.size() >= 3, "(B, L, *spatial)"));
   FASTSEG_RETURN_IF_ERROR(check_labels(op, unary.name, unary.shape[1]));
   const std::vector<int64_t> spatial(unary.shape.begin() + 2, unary.shape.end());

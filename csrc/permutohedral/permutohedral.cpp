@@ -52,11 +52,11 @@ struct CpuBackend {
     raise_if(fastseg::check_indices(op, name, indices, count, low, high, torch_threads()));
   }
 
-  void splat(const Tensor& values, const Tensor& weights, const int64_t* segments,
-             const Tensor& contributors, int64_t dims, const Tensor& lattice) const {
+  void splat(const Tensor& values, const Tensor& vertices, const Tensor& weights,
+             const int64_t* segments, const Tensor& contributors, const Tensor& lattice) const {
     kernels.splat(values.const_data_ptr(), weights.const_data_ptr(), segments,
-                  data<int64_t>(contributors), is_double(values), dims, lattice.size(0),
-                  lattice.size(1), torch_threads(), lattice.mutable_data_ptr());
+                  data<int64_t>(contributors), is_double(values), vertices.size(2) - 1,
+                  lattice.size(0), lattice.size(1), torch_threads(), lattice.mutable_data_ptr());
   }
   Tensor blur(const Tensor& lattice, const Tensor& links, bool reverse) const {
     with_torch_crew([&] {

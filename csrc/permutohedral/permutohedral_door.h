@@ -44,7 +44,7 @@ Tensor permutohedral_splat(const Tensor& values, const Tensor& vertices, const T
                           members.numel());
     Tensor lattice = empty_tensor({M, channels}, values.scalar_type(), values.device());
     if (lattice.numel() == 0) return lattice;
-    backend.splat(rows, weights, data<int64_t>(ends), members, vertices.size(2) - 1, lattice);
+    backend.splat(rows, packed(vertices), weights, data<int64_t>(ends), members, lattice);
     return lattice;
   });
 }

@@ -14,6 +14,8 @@ from fastseg.cli.refine import refine
 from fastseg.cli.segment import EPILOG as SEGMENT_EPILOG
 from fastseg.cli.segment import segment
 from fastseg.cli.systems import CONVERT_EPILOG, MODELS_EPILOG, convert, models
+from fastseg.cli.tune import EPILOG as TUNE_EPILOG
+from fastseg.cli.tune import tune
 
 app = typer.Typer(
     add_completion=False,
@@ -61,5 +63,6 @@ app.command(epilog=REFINE_EPILOG)(refine)
 app.command(epilog=MODELS_EPILOG)(models)
 app.command(epilog=CONVERT_EPILOG)(convert)
 app.command(epilog=EXPORT_EPILOG)(export)
+app.command(epilog=TUNE_EPILOG)(tune)
 app.command()(demo)
 app.command()(info)

@@ -7,8 +7,9 @@ from torch import Tensor
 
 import fastseg._C  # noqa: F401  loads the kernels into torch.ops.fastseg
 from fastseg._arguments import (
+    HALVES,
+    check_energies,
     check_flag,
-    check_floating,
     check_iterations,
     check_mean_field,
     check_tensor,
@@ -52,6 +53,13 @@ def mean_field(
     Float32 runs the whole inference in one call of a fused kernel, without the GIL. Float64, and
     float32 with ``composed=True``, run the same iterations as separate operators.
 
+    Half precision is a way to store numbers: every sum is one of float32. On CUDA the unary, Q
+    between the iterations and the lattices' values are kept in the dtype of ``unary``, which halves
+    what an iteration reads and writes. A value in the lattice is kept relative to its vertex's
+    share of the points, so that none is too large for float16. Q is that of float32 but for about
+    1e-3 (float16) or 1e-2 (bfloat16). On the CPU, and with ``composed=True``, all is float32 but
+    the result. Gradients are computed in float32.
+
     Differentiable with respect to ``unary``, ``features`` and ``transforms``. The backward runs the
     iterations again and keeps O(iterations * B * L * N) numbers. The gradient to ``features``
     comes in two kinds, which differ in nothing else:
@@ -80,14 +88,14 @@ def mean_field(
 
     Args:
         unary: -log(probs) or -logits, ``(B, L, *spatial)`` with L from 1 to 1000 and at least one
-            pixel in one or more spatial axes, float32 or float64 (half precision is refused). +inf
-            rules a label out, not all of a pixel; NaN and -inf are refused. B may be 0.
+            pixel in one or more spatial axes, float32, float64, float16 or bfloat16. +inf rules a
+            label out, not all of a pixel; NaN and -inf are refused. B may be 0.
         features: for each kernel positions and colours divided by their standard deviations,
-            ``(B, D, *spatial)``, dtype of ``unary``; see :func:`permutohedral_lattice`. No kernel
-            at all gives softmax(-U).
+            ``(B, D, *spatial)``, dtype of ``unary``, or float32 where that is half; see
+            :func:`permutohedral_lattice`. No kernel at all gives softmax(-U).
         transforms: for each kernel A, ``()``, ``(L,)`` (diagonal) or ``(L, L)``, dtype of
-            ``unary``: minus the compatibility times the kernel's weight. +w is the Potts model of
-            weight w, but for a constant that softmax removes.
+            ``features``: minus the compatibility times the kernel's weight. +w is the Potts model
+            of weight w, but for a constant that softmax removes.
         iterations: 0 to 100; 0 gives softmax(-U).
         normalization: ``"none"``, ``"mean"``, ``"before"``, ``"after"`` or ``"symmetric"``, one
             for all kernels, or one for each.
@@ -104,7 +112,7 @@ def mean_field(
     """
     op = "mean_field"
     check_tensor(op, "unary", unary)
-    check_floating(op, "unary", unary)
+    check_energies(op, "unary", unary)
     features = tensors_of_each(op, "features", features, unary)
     transforms = tensors_of_each(op, "transforms", transforms, unary)
     normalizations = normalization_of_each(op, normalization, len(features))
@@ -121,6 +129,8 @@ def mean_field(
     if composed:
         check_mean_field(op, unary, "features", features, transforms)
     result: Tensor
+    if composed and unary.dtype in HALVES:
+        return _composed(unary.float(), *arguments[1:]).to(unary.dtype)
     if features_gradient == "gaussian":
         result = torch.ops.fastseg.mean_field_gaussian_gradient(*arguments)
     elif composed:
@@ -212,16 +222,18 @@ def _(
     transforms_need_grad: Sequence[bool],
 ) -> list[Tensor]:
     settings = Settings(iterations, normalizations, self_message, gaussian_gradient)
-    return mean_field_adjoint(
-        grad,
-        probs,
-        unary,
+    working = torch.float64 if unary.dtype == torch.float64 else torch.float32
+    grad_unary, *others = mean_field_adjoint(
+        grad.to(working),
+        probs.to(working),
+        unary.to(working),
         features,
         transforms,
         settings,
         features_need_grad,
         transforms_need_grad,
     )
+    return [grad_unary.to(unary.dtype), *others]
 
 
 @torch.library.register_fake("fastseg::mean_field")

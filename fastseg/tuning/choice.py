@@ -1,6 +1,5 @@
 """The choice of an algorithm by table: the user's, from ``fastseg tune``, over the package's."""
 
-import json
 import warnings
 from functools import lru_cache
 from importlib import resources
@@ -85,6 +84,7 @@ def _users_choices(architecture: str) -> dict[tuple[str, str], str]:
 
 @lru_cache
 def _package_choices(architecture: str) -> dict[tuple[str, str], str]:
-    text = resources.files("fastseg.tuning").joinpath("package.json").read_text()
-    classes: dict[str, dict[str, str]] = json.loads(text)["choices"].get(architecture, {})
-    return {(op, key): name for op, found in classes.items() for key, name in found.items()}
+    """Of a table that `fastseg tune` wrote before release, whatever torch it was measured with."""
+    with resources.as_file(resources.files("fastseg.tuning") / "measured") as folder:
+        path = folder / f"{architecture}.json"
+        return tables.read(path).choices() if path.exists() else {}

@@ -192,13 +192,19 @@ def test_any_memory_layout():
     assert flipped.shape == scores.shape
 
 
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_is_computed_in_float32(dtype):
+def test_half_precision_is_computed_in_float32(dtype, kind):
     scores, image = scene()
-    scores = scores.to(dtype)
-    q = small_crf()(scores, image)
+    scores = (scores if kind == "logits" else torch.softmax(scores, 1)).to(dtype)
+    q = small_crf()(scores, image, kind=kind)
     assert q.dtype == dtype
-    assert torch.equal(q, small_crf()(scores.float(), image).to(dtype))
+    assert torch.equal(q, small_crf()(scores.float(), image, kind=kind).to(dtype))
+    stored = small_crf(half_storage=True)(scores, image, kind=kind)
+    assert stored.dtype == dtype
+    if kind == "logits":  # the unary of probabilities is rounded
+        assert torch.equal(stored, q)
+    torch.testing.assert_close(stored, q, rtol=0, atol=1.5e-2)
 
 
 def test_autocast_changes_nothing():

@@ -193,6 +193,47 @@ def test_float64_matches_reference(kind):
     torch.testing.assert_close(probs, expected, rtol=1e-11, atol=1e-12)
 
 
+# On CUDA Q is rounded in each iteration; elsewhere once, at the end.
+HALVES = {torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("labels", [2, 5, 34])
+@pytest.mark.parametrize("half", HALVES, ids=str)
+def test_half_precision_is_storage(half, labels, device):
+    """Sums are those of float32; features and transforms are as they were."""
+    unary, features, transforms = problem(labels)
+    stored = unary.to(device, half)
+    features = [f.to(device) for f in features]
+    for matrix in (transforms[1], torch.rand(labels, labels)):
+        matrices = [transforms[0].to(device), matrix.to(device)]
+        for kind in ("symmetric", "after"):
+            options = {"iterations": 3, "normalization": kind, "self_message": kind == "after"}
+            expected = mean_field(stored.float(), features, matrices, **options)
+            for composed in (False, True):
+                probs = mean_field(stored, features, matrices, composed=composed, **options)
+                assert probs.dtype == half
+                assert (probs.float() - expected).abs().max() < HALVES[half]
+
+
+@pytest.mark.parametrize("features_gradient", ["simplex", "gaussian"])
+@pytest.mark.parametrize("half", HALVES, ids=str)
+def test_half_precision_has_gradients(half, features_gradient):
+    torch.manual_seed(1)
+    unary, features, transforms = problem(4, (8, 9))
+    grad = torch.randn_like(unary).to(half)
+    grads = []
+    for dtype in (half, torch.float32):
+        leaf = unary.to(half).to(dtype).requires_grad_()
+        leaves = [leaf, *(t.clone().requires_grad_() for t in (*features, *transforms))]
+        inference = flat_mean_field("after", True, features_gradient=features_gradient)
+        grads.append(torch.autograd.grad(inference(*leaves), leaves, grad.to(dtype)))
+        assert [g.dtype for g in grads[-1]] == [dtype, *[torch.float32] * 4]
+    for stored, single in zip(*grads, strict=True):
+        error = (stored.float() - single).abs().max()
+        assert error < 2 * HALVES[half] * single.abs().max()
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     batch=st.integers(0, 2),
@@ -567,6 +608,8 @@ def operator_calls(grad):
     settings = 2, ["symmetric", "mean"], False
     yield ops.mean_field, (unary, features, transforms, *settings)
     yield ops.mean_field, (unary, [], [], 2, [], True)
+    half = unary.detach().half().requires_grad_(grad)
+    yield ops.mean_field, (half, features, transforms, *settings)
     yield ops.mean_field_gaussian_gradient, (unary, features, transforms, *settings)
     if not grad:  # it refuses to be differentiated
         probs = torch.softmax(-unary, 1)
@@ -700,12 +743,17 @@ REJECTED = {
     "unary-integer": (
         {"unary": torch.ones(1, 3, 4, 5).long()},
         TypeError,
-        "unary must have dtype float32 or float64, got int64",
+        "unary must have dtype float32, float64, float16 or bfloat16, got int64",
     ),
-    "unary-half": (
-        {"unary": torch.ones(1, 3, 4, 5).bfloat16()},
+    "features-half": (
+        {"unary": torch.ones(1, 3, 4, 5).half(), **second(torch.ones(1, 2, 4, 5).half())},
         TypeError,
-        "unary must have dtype float32 or float64, got bfloat16",
+        "features[1] must have dtype float32 beside a unary of float16, got float16",
+    ),
+    "transforms-double": (
+        {"unary": torch.ones(1, 3, 4, 5).bfloat16(), "transforms": [torch.ones(3).double()] * 2},
+        TypeError,
+        "transforms[0] must have dtype float32 beside a unary of bfloat16, got float64",
     ),
     "unary-rank": (
         {"unary": torch.ones(3, 4), "features": [], "transforms": []},

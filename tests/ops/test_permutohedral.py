@@ -107,6 +107,20 @@ def test_lattice_matches_reference(dims, dtype, close):
     assert lattice.segments[0] == 0
 
 
+@pytest.mark.small
+@pytest.mark.parametrize("count", [63, 64, 65, 130, 700])
+def test_flat_regions(count):
+    """Many points at a few vertices, whose sums are as many pieces; the batch changes nothing."""
+    features = torch.cat([0.01 * torch.randn(2, 3, count), 9 + torch.rand(2, 3, 5)], 2)
+    values = torch.randn(2, 2, count + 5)
+    filtered = permutohedral_filter(values, features)
+    expected = reference.permutohedral_filter(values.double(), features.double())
+    torch.testing.assert_close(filtered.double(), expected, rtol=1e-5, atol=1e-5 * count**0.5)
+    for image in (0, 1):
+        one = slice(image, image + 1)
+        assert torch.equal(permutohedral_filter(values[one], features[one]), filtered[one])
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     batch=st.integers(0, 3),

@@ -183,8 +183,9 @@ bool staged_copy_case() {
   return right;
 }
 
-// One warp: (16, K) by (K, 8), the fragments filled by the PTX ISA's tables.
-template <simt::Multiplicand kType, typename T>
+// One warp: (16, K) by (K, 8), the fragments filled by the PTX ISA's tables; or B's as if it lay
+// the other way round.
+template <simt::Multiplicand kType, typename T, bool kWrongFragment>
 __global__ void warp_product(const T* a, const T* b, float* d) {
   constexpr int kDepth = kType == simt::Multiplicand::kTf32 ? 8 : 16;
   const int group = threadIdx.x / 4, member = threadIdx.x % 4;
@@ -192,6 +193,10 @@ __global__ void warp_product(const T* a, const T* b, float* d) {
   if (kDepth == 8) {
     for (int i = 0; i < 4; ++i) a_parts[i] = a[(group + i % 2 * 8) * 8 + member + i / 2 * 4];
     for (int i = 0; i < 2; ++i) b_parts[i] = b[(member + i * 4) * 8 + group];
+  } else if (kWrongFragment) {
+    for (int i = 0; i < 4; ++i)
+      b_parts[i % int(8 / sizeof(T))] = b[(group + i / 2 * 8) * 8 + member];
+    for (int i = 0; i < 8; ++i) a_parts[i % int(16 / sizeof(T))] = a[group * kDepth + i];
   } else {
     for (int i = 0; i < 8; ++i) {
       const int row = i % 4 < 2 ? group : group + 8, column = member * 2 + i % 2 + (i < 4 ? 0 : 8);
@@ -209,13 +214,13 @@ __global__ void warp_product(const T* a, const T* b, float* d) {
   for (int i = 0; i < 4; ++i) d[(group + i / 2 * 8) * 8 + member * 2 + i % 2] = sums[i];
 }
 
-template <simt::Multiplicand kType, typename T>
+template <simt::Multiplicand kType, typename T, bool kWrongFragment = false>
 bool mma_case() {
   constexpr int kDepth = kType == simt::Multiplicand::kTf32 ? 8 : 16;
   const std::vector<float> a = numbers<float>(16 * kDepth, 7), b = numbers<float>(kDepth * 8, 5);
   std::vector<T> a_typed(a.begin(), a.end()), b_typed(b.begin(), b.end());
   std::vector<float> d(128);
-  const auto kernel = warp_product<kType, T>;
+  const auto kernel = warp_product<kType, T, kWrongFragment>;
   FASTSEG_LAUNCH(kernel, 1, 32, 0, stream, a_typed.data(), b_typed.data(), d.data());
   bool right = true;
   for (int i = 0; i < 16; ++i) {
@@ -309,6 +314,51 @@ bool predicates_case() {
   return results == std::vector<int>(120, 120) && sum[0] == 360;
 }
 
+// Look-back: a block waits for what those that began before it have published.
+__global__ void look_back(const int* input, int* output, unsigned* turns, unsigned* published) {
+  FASTSEG_SHARED(unsigned, turn, );
+  if (threadIdx.x == 0) turn = atomicAdd(turns, 1u);
+  __syncthreads();
+  if (threadIdx.x > 0) return;
+  unsigned before = 0;
+  if (turn > 0) {
+    while ((before = __ldcv(&published[turn - 1])) == 0) {
+    }
+  }
+  atomicExch(&published[turn], before + input[turn]);
+  output[turn] = static_cast<int>(before);
+}
+
+bool look_back_case() {
+  const std::vector<int> input(9, 3);
+  std::vector<int> output(9);
+  std::vector<unsigned> published(9);
+  unsigned turns = 0;
+  FASTSEG_LAUNCH(look_back, 9, 32, 0, stream, input.data(), output.data(), &turns,
+                 published.data());
+  bool right = true;
+  for (int i = 0; i < 9; ++i) right &= output[i] == 3 * i;
+  return right;
+}
+
+// The runtime's functions take the caller's stream, and while it is captured nobody may wait for
+// it.
+bool streams_case() {
+  int from = 1, to = 0;
+  const auto copy = [&](cudaStream_t on) {
+    return cudaMemcpyAsync(&to, &from, sizeof(to), cudaMemcpyDeviceToHost, on);
+  };
+  bool right =
+      copy(stream) == cudaSuccess && to == 1 && cudaStreamSynchronize(stream) == cudaSuccess;
+  right &= copy(nullptr) == cudaErrorInvalidResourceHandle;
+  right &= cudaMemsetAsync(&to, 0, sizeof(to), nullptr) == cudaErrorInvalidResourceHandle;
+  right &= cudaStreamSynchronize(nullptr) == cudaErrorInvalidResourceHandle;
+  simt_set_capturing(true);
+  right &= cudaStreamSynchronize(stream) == cudaErrorStreamCaptureUnsupported;
+  simt_set_capturing(false);
+  return right;
+}
+
 // Half precision by CUDA's own headers, in pairs.
 __global__ void halves(const __half* input, __nv_bfloat16* output) {
   const auto pair = fastseg::load_pack<2>(input + 2 * threadIdx.x);
@@ -351,6 +401,24 @@ __global__ void uninitialised_shared(float* output) {
   output[threadIdx.x] = values[(threadIdx.x + 1) % 32];
 }
 
+// What another block left there is not there.
+__global__ void shared_of_another_block(float* output) {
+  FASTSEG_SHARED(float, values, [32]);
+  if (threadIdx.x / 16 == blockIdx.x) values[threadIdx.x] = 1;
+  output[blockIdx.x * 32 + threadIdx.x] = values[threadIdx.x];
+}
+
+__global__ void beyond_static_shared(float* output) {
+  FASTSEG_SHARED(float, values, [32]);
+  values[threadIdx.x] = 1;
+  __syncthreads();
+  output[threadIdx.x] = values[threadIdx.x + 1];
+}
+
+__global__ void misaligned_store(const float* input, float* output) {
+  fastseg::store_pack(fastseg::load_pack<2>(input), output + 1);
+}
+
 __global__ void misaligned_pack(const float* input, float* output) {
   output[0] = fastseg::load_pack<4>(input + 1)[0];
 }
@@ -377,6 +445,23 @@ __global__ void lanes_at_different_shuffles(int* output) {
   } else {
     output[threadIdx.x] = __shfl_sync(0xffffffffu, 2, 0);
   }
+}
+
+// A shuffle in a branch that half of its mask takes: the others are at a vote, or gone.
+__global__ void divergent_shuffle(int* output) {
+  if (threadIdx.x % 2 == 0) {
+    output[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 1, 2);
+  } else {
+    output[threadIdx.x] = __any_sync(0xffffffffu, 1);
+  }
+}
+
+__global__ void divergent_mma(int* output) {
+  if (threadIdx.x >= 16) return;
+  const uint32_t a[4] = {}, b[2] = {};
+  float sums[4] = {};
+  simt::mma(simt::Multiplicand::kHalf, sums, a, b, sums, simt::Location::here());
+  output[threadIdx.x] = static_cast<int>(sums[0]);
 }
 
 __global__ void divergent_barrier(int* output) {
@@ -444,6 +529,8 @@ const Cases right_cases = {
     {"mma_tf32", mma_case<Multiplicand::kTf32, float>},
     {"votes", votes_case},
     {"predicates", predicates_case},
+    {"look_back", look_back_case},
+    {"streams", streams_case},
     {"halves", halves_case},
 };
 
@@ -459,9 +546,21 @@ const Cases wrong_cases = {
      [] {
        return run_floats([](const float*, float* out) { uninitialised_shared(out); }, "shared");
      }},
+    {"shared_of_another_block",
+     [] {
+       std::vector<float> output(64);
+       FASTSEG_LAUNCH(shared_of_another_block, 2, 32, 0, stream, output.data());
+       return output == std::vector<float>(64, 1.0f);
+     }},
+    {"beyond_static_shared",
+     [] {
+       return run_floats([](const float*, float* out) { beyond_static_shared(out); }, "shared");
+     }},
     {"missing_wait", staged_copy_case<2>},
+    {"wrong_fragment", mma_case<Multiplicand::kHalf, __half, true>},
     WARP_CASE(missing_syncwarp),
     FLOAT_CASE(misaligned_pack),
+    FLOAT_CASE(misaligned_store),
     FLOAT_CASE(misaligned_float4),
     FLOAT_CASE(misaligned_async_copy),
     {"misaligned_matrix", load_matrices_case<8>},
@@ -469,11 +568,18 @@ const Cases wrong_cases = {
     WARP_CASE(lanes_that_never_come),
     WARP_CASE(lane_outside_its_mask),
     WARP_CASE(lanes_at_different_shuffles),
+    WARP_CASE(divergent_shuffle),
+    WARP_CASE(divergent_mma),
     WARP_CASE(divergent_barrier),
     WARP_CASE(deadlock),
     {"large_block",
      [] {
        FASTSEG_LAUNCH(no_kernel, 1, 1025, 0, stream);
+       return true;
+     }},
+    {"large_shared",
+     [] {
+       FASTSEG_LAUNCH(no_kernel, 1, 32, 48 * 1024 + 1, stream);
        return true;
      }},
     {"empty_grid",

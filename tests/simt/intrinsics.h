@@ -17,6 +17,10 @@ inline int __clzll(long long value) {
   return value ? __builtin_clzll(static_cast<unsigned long long>(value)) : 64;
 }
 
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  return static_cast<unsigned long long>(static_cast<unsigned __int128>(a) * b >> 64);
+}
+
 template <typename To, typename From>
 To simt_bits(From value) {
   static_assert(sizeof(To) == sizeof(From));
@@ -33,6 +37,12 @@ inline float __uint_as_float(unsigned value) { return simt_bits<float>(value); }
 template <typename T>
 T __ldg(const T* address) {
   return *address;
+}
+
+// What another block may be writing: the load is relaxed, as of ld.volatile.
+template <typename T>
+T __ldcv(const T* address) {
+  return __atomic_load_n(address, __ATOMIC_RELAXED);
 }
 
 namespace simt {

@@ -35,7 +35,13 @@ extern "C" {
 bool simt_set_order(const char* name, unsigned seed);
 // Launches so far.
 long long simt_launch_count();
+// Whether the stream is under capture: it cannot be waited for then.
+void simt_set_capturing(bool now);
 // The error that the next cudaGetLastError() tells.
 void simt_set_error(int error);
+// What the driver (13000 supports CUDA 13.0) and the GPU say of themselves.
+void simt_set_gpu(int driver, int major, int minor);
+// Of the toolkit whose headers this is compiled with.
+int simt_toolkit();
 }
 #pragma GCC visibility pop

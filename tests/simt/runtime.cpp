@@ -8,11 +8,38 @@
 
 namespace {
 cudaError_t last_error = cudaSuccess;
-}
+bool capturing = false;
+int driver = CUDART_VERSION, major = 9, minor = 0;
+}  // namespace
 
 extern "C" {
 
 void simt_set_error(int error) { last_error = static_cast<cudaError_t>(error); }
+
+void simt_set_gpu(int driver_version, int capability_major, int capability_minor) {
+  driver = driver_version;
+  major = capability_major;
+  minor = capability_minor;
+}
+
+int simt_toolkit() { return CUDART_VERSION; }
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = driver;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? major : minor;
+  return cudaSuccess;
+}
+
+void simt_set_capturing(bool now) { capturing = now; }
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return stream == simt::callers_stream() ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}
 
 cudaError_t cudaGetLastError() {
   const cudaError_t error = last_error;
@@ -30,6 +57,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (capturing) return cudaErrorStreamCaptureUnsupported;
   return stream == simt::callers_stream() ? cudaSuccess : cudaErrorInvalidResourceHandle;
 }
 

@@ -46,7 +46,8 @@ VARIANTS = {
 
 # -Wno-psabi: no object meets one of another compiler.
 FLAGS = ("-std=c++17", "-Wall", "-Wno-psabi", "-fPIC", "-fno-strict-aliasing",
-         "-fvisibility=hidden", "-DFASTSEG_SIMT")  # fmt: skip
+         "-fvisibility=hidden", "-DFASTSEG_SIMT",
+         "'-DFASTSEG_CUDA_ARCHITECTURES=\"sm_80, sm_90\"'")  # fmt: skip
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020d000000000000"
 
 
@@ -144,7 +145,9 @@ def build(variant: str, target: Target) -> Path:
             file.write_text(text)
         jobs = os.environ.get("MAX_JOBS")
         command = [ninja(), "-C", str(folder), *(["-j", jobs] if jobs else [])]
-        done = subprocess.run(command, capture_output=True, text=True)
+        # A sanitizer that is in this process from its start is not for the compiler.
+        clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        done = subprocess.run(command, capture_output=True, text=True, env=clean)
         if done.returncode != 0:
             raise RuntimeError(f"building {target.name} for the emulator failed\n{done.stdout}")
     return folder / target.name

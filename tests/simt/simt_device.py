@@ -39,6 +39,7 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     loaded.simt_launch_count.restype = ctypes.c_longlong
     loaded.simt_set_order.restype = ctypes.c_bool
+    loaded.simt_set_capturing.argtypes = [ctypes.c_bool]
     return loaded
 
 
@@ -79,3 +80,13 @@ def emulated(order: str = "forward", seed: int = 1) -> Iterator[None]:
             yield
     finally:
         redirect._destroy()
+
+
+@contextmanager
+def captured() -> Iterator[None]:
+    """As if the stream were under capture: whoever waits for it gets an error."""
+    library().simt_set_capturing(True)
+    try:
+        yield
+    finally:
+        library().simt_set_capturing(False)

@@ -27,7 +27,7 @@ def test_runs_what_is_right(variant, order):
     """Without a word from the sanitizers."""
     done = run(variant, "all", order)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 12
+    assert len(done.stdout.splitlines()) == 14
     assert all(line.endswith(": right") for line in done.stdout.splitlines()), done.stdout
 
 
@@ -59,6 +59,7 @@ def test_thread_sanitizer_reports_races(case, order):
     ("case", "report"),
     [
         ("shared_out_of_bounds", "AddressSanitizer: heap-buffer-overflow"),
+        ("beyond_static_shared", "runtime error: index 32 out of bounds for type 'float [32]'"),
         ("global_out_of_bounds", "AddressSanitizer: heap-buffer-overflow"),
         ("misaligned_float4", "runtime error: member access within misaligned address"),
     ],
@@ -71,9 +72,11 @@ def test_address_sanitizer_reports(case, report):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("case", ["missing_wait", "uninitialised_shared"])
+@pytest.mark.parametrize(
+    "case", ["missing_wait", "uninitialised_shared", "shared_of_another_block", "wrong_fragment"]
+)
 def test_results_are_wrong(case, order):
-    """What was not waited for, or not written, is NaN in shared memory."""
+    """What was not waited for, or not written by this block, is NaN in shared memory."""
     assert run("plain", case, order).stdout == "wrong\n"
 
 
@@ -85,15 +88,19 @@ def test_a_missing_barrier_shows_in_some_order():
 HERE = str(simt_build.EMULATOR / "emulator_test.cpp")
 MESSAGES = {
     "misaligned_pack": "vector access at {}: the address is not aligned to 16 bytes",
+    "misaligned_store": "vector access at {}: the address is not aligned to 8 bytes",
     "misaligned_async_copy": "cp.async at {}: addresses are not aligned to the size",
     "misaligned_matrix": "ldmatrix at {}: the row is not aligned to 16 bytes",
     "absent_lane": "__shfl_sync at {}: lane 0 reads lane 20, which is not in the mask",
     "lane_outside_its_mask": "__ballot_sync at {}: lane 16 is not in its own mask",
     "lanes_at_different_shuffles": "__shfl_sync at {}: other lanes of the mask are at __shfl_sync",
+    "divergent_shuffle": " at {}: other lanes of the mask are at ",
+    "divergent_mma": "mma.sync at {}",
     "divergent_barrier": "threads of one block are at different barriers",
     "lanes_that_never_come": "16 of 32 threads wait, 16 have not ended: deadlock",
     "deadlock": "32 of 32 threads wait, 32 have not ended: deadlock",
     "large_block": "the block's size is none that CUDA takes",
+    "large_shared": "more dynamic shared memory than every GPU has",
     "empty_grid": "the grid's size is none that CUDA takes",
     "tall_grid": "the grid's size is none that CUDA takes",
     "other_stream": "the stream is not the caller's",
@@ -108,7 +115,8 @@ def test_errors_say_what_and_where(case):
     assert done.stdout.startswith("simt: ")
     assert before in done.stdout
     assert after in done.stdout
-    if place and case not in ("misaligned_pack", "misaligned_matrix"):  # found in their headers
+    in_header = ("misaligned_pack", "misaligned_store", "misaligned_matrix")
+    if place and case not in in_header:
         assert f"{HERE}:" in done.stdout
 
 

@@ -3,10 +3,13 @@
 import pytest
 import simt_device
 import torch
+from torch.nn.functional import one_hot
 
+from benchmarks import roofline
 from fastseg import bilinear_upsample, upsample_argmax, upsample_cross_entropy, upsample_softmax
 from fastseg._info import CUDA_OPERATORS
-from fastseg.ops import permutohedral_filter, permutohedral_lattice
+from fastseg.crf import BilateralKernel, DenseCRF, GaussianKernel
+from fastseg.ops import mean_field, permutohedral_filter, permutohedral_lattice
 
 pytestmark = pytest.mark.skipif(
     simt_device.missing() is not None, reason=str(simt_device.missing())
@@ -40,14 +43,15 @@ def test_same_bits_in_any_order(layout):
 
 def lattice_results():
     torch.manual_seed(0)
-    features = (2 * torch.randn(2, 5, 20, 17)).requires_grad_()
-    values = torch.randn(2, 3, 20, 17, requires_grad=True)
+    features = (2 * torch.randn(2, 5, 20, 18)).requires_grad_()
+    values = torch.randn(2, 3, 20, 18, requires_grad=True)
     lattice = permutohedral_lattice(features)
     filtered = permutohedral_filter(values, features, normalization="symmetric")
     grads = torch.autograd.grad(filtered, (values, features), torch.randn_like(filtered))
     return [*lattice, filtered, *grads]
 
 
+@pytest.mark.small
 def test_lattices_have_the_same_bits_in_any_order():
     """More contributions than one block scans or sorts."""
     results = []
@@ -84,6 +88,100 @@ def test_indices_that_are_out_of_range_make_nan():
         assert ops.permutohedral_blur(splatted.nan_to_num(), wrong, False)[0].isnan().all()
 
 
+@pytest.mark.small
+def test_far_points_take_wide_keys_with_the_same_result():
+    """A point so far away that packed keys have no room for it changes no other point's place."""
+    for dims in (1, 2, 5, 9):
+        near = 3 * torch.randn(1, dims, 60)
+        far = torch.cat([near, torch.full((1, dims, 1), 1e9 / (dims + 1))], 2)
+        with simt_device.emulated("random"):
+            packed, wide = permutohedral_lattice(near), permutohedral_lattice(far)
+        count = packed.neighbours.shape[1]
+        assert torch.equal(wide.vertices[:, :60], packed.vertices)
+        assert torch.equal(wide.neighbours[:, :count], packed.neighbours)
+        assert (wide.vertices[:, 60] >= count).all()
+        others = wide.neighbours[:, count:]
+        assert ((others < 0) | (others >= count)).all()
+
+
+def field(size=(6, 7), labels=21, dtype=torch.float32):
+    """A position and a bilateral kernel."""
+    torch.manual_seed(0)
+    unary = torch.randn(1, labels, *size).to(dtype)
+    features = [torch.randn(1, dims, *size) for dims in (2, 5)]
+    return unary, features, [torch.tensor(3.0), torch.tensor(4.0)]
+
+
+def test_launches_are_those_of_the_roofline():
+    """An update is of six: splat and join, two axes of the blur each, slice and softmax."""
+    unary, features, transforms = field((60, 80), 3)
+    with simt_device.emulated():
+        vertices = [permutohedral_lattice(points).neighbours.shape[1] for points in features]
+        assert max(vertices) > 256  # more than one digit to be sorted by
+        for iterations in (0, 1, 3):
+            before = simt_device.library().simt_launch_count()
+            mean_field(unary, features, transforms, iterations=iterations)
+            launched = simt_device.library().simt_launch_count() - before
+            kernels = list(zip((2, 5), vertices, strict=True))
+            build, updates = roofline.mean_field(60 * 80, 3, kernels, iterations)
+            assert launched == build.launches + updates.launches
+            assert updates.launches == 6 * iterations
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_mean_field_can_be_captured(dtype):
+    """Nothing is read back: there is room for as many vertices as there may be."""
+    unary, features, transforms = field(dtype=dtype)
+    with simt_device.emulated():
+        expected = mean_field(unary, features, transforms)
+        with simt_device.captured():
+            assert torch.equal(mean_field(unary, features, transforms), expected)
+            features[1][0, 2, 3, 4] = float("nan")
+            assert mean_field(unary, features, transforms).isnan().all()
+            message = "permutohedral_lattice: the stream must not be under capture, got one that is"
+            with pytest.raises(RuntimeError, match=f"^{message}"):
+                permutohedral_lattice(features[0])
+
+
+def test_more_pixels_than_an_edge_can_name():
+    with (
+        simt_device.emulated(),
+        pytest.raises(
+            ValueError,
+            match=r"^mean_field: unary must have "
+            r"fewer than 2\^32 pixels in a batch on CUDA, got 4294967296$",
+        ),
+    ):
+        mean_field(torch.zeros(1).expand(1, 1, 2**16, 2**16), [], [])
+
+
+def test_a_crf_stores_halves_where_it_is_asked_to():
+    torch.manual_seed(0)
+    scores, image = torch.randn(1, 3, 6, 7).half(), torch.randint(0, 255, (1, 3, 6, 7))
+    kernels = [GaussianKernel(3.0, 2.0), BilateralKernel(10.0, 20.0, 3.0)]
+    with simt_device.emulated():
+        rounded = DenseCRF(kernels)(scores, image)
+        stored = DenseCRF(kernels, half_storage=True)(scores, image)
+    assert stored.dtype == torch.float16
+    assert not torch.equal(stored, rounded)  # Q was rounded on the way
+    torch.testing.assert_close(stored, rounded, rtol=0, atol=2e-3)
+
+
+def test_half_precision_of_many_points_neither_overflows_nor_underflows():
+    """A flat image sums up thousands of points, and a lone one is as near to float32."""
+    points = 3000
+    features = torch.zeros(1, 2, points)
+    features[0, :, -1] = 40.0
+    unary = -4.0 * one_hot(torch.arange(points) % 3, 3).T[None].float()
+    for kind, weight in (("after", 2.0), ("none", 1e-3)):
+        settings = [features], [torch.tensor(weight)]
+        expected = mean_field(unary, *settings, iterations=2, normalization=kind)
+        with simt_device.emulated():
+            for dtype, tolerance in ((torch.float16, 1e-3), (torch.bfloat16, 8e-3)):
+                probs = mean_field(unary.to(dtype), *settings, iterations=2, normalization=kind)
+                torch.testing.assert_close(probs.float(), expected, rtol=0, atol=tolerance)
+
+
 def test_cuda_kernels_run_inside_only():
     count = simt_device.library().simt_launch_count
     before = count()
@@ -103,12 +201,74 @@ def test_operators_that_fastseg_names():
     assert tuple(simt_device.emulated_operators()) == CUDA_OPERATORS
 
 
+@pytest.mark.small
+def test_more_labels_than_lanes_and_more_kernels_than_a_launch():
+    """Logits that do not fit into registers, in each type of storage, and a second pass."""
+    unary, features, _ = field((4, 5), 37)
+    features = [*features, *features, features[0]]
+    transforms = [torch.tensor(0.3), torch.rand(37), torch.randn(37, 37) / 9] * 2
+    expected = mean_field(unary, features, transforms[:5], iterations=2)
+    with simt_device.emulated():
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-3)):
+            probs = mean_field(unary.to(dtype), features, transforms[:5], iterations=2)
+            torch.testing.assert_close(probs.float(), expected, rtol=0, atol=tolerance)
+
+
 CUDA_ERRORS = {
     209: "the GPU must be of an architecture that fastseg was built for .*; build fastseg with "
     "TORCH_CUDA_ARCH_LIST set to the GPU's compute capability, 8.0 or later, or run it on the CPU",
     35: r"the NVIDIA driver must support CUDA \d+\.\d, got an older one; update the driver, .*",
     700: r"CUDA reports an error set by a test \(error 700\)",
 }
+
+
+@pytest.fixture
+def gpu():
+    """Setter of the driver's CUDA version and of the compute capability; both are put back."""
+    library = simt_device.library()
+    toolkit = library.simt_toolkit()
+    yield library.simt_set_gpu
+    library.simt_set_gpu(toolkit, 9, 0)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (10, 3), (12, 1)])
+def test_gpus_that_can_run_the_kernels(gpu, capability):
+    toolkit = simt_device.library().simt_toolkit()
+    with simt_device.emulated():
+        for driver in (toolkit, toolkit // 1000 * 1000, 99000):  # minor versions are compatible
+            gpu(driver, *capability)
+            assert bilinear_upsample(torch.ones(1, 1, 2, 2), 4).shape == (1, 1, 4, 4)
+
+
+def test_driver_older_than_the_toolkit_is_named(gpu):
+    toolkit = simt_device.library().simt_toolkit()
+    gpu(toolkit // 1000 * 1000 - 1000 + 40, 9, 0)
+    text = (
+        f"upsample_argmax: the NVIDIA driver must support CUDA {toolkit // 1000}."
+        f"{toolkit % 1000 // 10}, with which fastseg was built, got one for CUDA "
+        f"{toolkit // 1000 - 1}.4; update the driver, or build fastseg with a toolkit of that "
+        "version"
+    )
+    with simt_device.emulated(), pytest.raises(RuntimeError) as caught:
+        upsample_argmax(torch.ones(1, 1, 2, 2), 4)
+    assert str(caught.value) == text
+
+
+def test_gpu_older_than_the_oldest_built_is_named(gpu):
+    gpu(99000, 7, 5)
+    calls = [
+        ("bilinear_upsample", lambda: bilinear_upsample(torch.ones(1, 1, 2, 2), 4)),
+        ("permutohedral_lattice", lambda: permutohedral_lattice(torch.ones(1, 2, 4, 5))),
+    ]
+    with simt_device.emulated():
+        for op, call in calls:
+            with pytest.raises(
+                RuntimeError,
+                match=rf"^{op}: the GPU must be of compute capability 8\.0 or later \(fastseg was "
+                r"built for sm_80, sm_90\), got 7\.5; its kernels need 8\.0 at least: run it on "
+                r"the CPU$",
+            ):
+                call()
 
 
 @pytest.mark.parametrize("error", CUDA_ERRORS)

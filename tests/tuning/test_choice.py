@@ -158,3 +158,14 @@ def test_write_leaves_the_old_table_where_it_fails(monkeypatch):
         written(table_of(gpu="Another"))
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_package_may_bring_measured_tables(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    choice._package_choices.cache_clear()
+    monkeypatch.setenv(tables.FOLDER_VARIABLE, str(tmp_path / "none"))
+    monkeypatch.setattr(choice.resources, "files", lambda package: tmp_path)
+    tables.write(table_of(torch="1.0"), tmp_path / "measured" / "sm_80.json")
+    assert choose(OP, CLASS, (8, 0)) == "implicit-gemm"
+    assert choose(OP, CLASS, (9, 0)) is None
+    choice._package_choices.cache_clear()

@@ -8,173 +8,339 @@ namespace fastseg {
 namespace cuda {
 namespace {
 
-unsigned blocks_of(int64_t threads) {
-  return static_cast<unsigned>((threads + kFieldThreads - 1) / kFieldThreads);
+// Blocks of a launch whose threads take turns: as many as have something to do, and no more than
+// these where that is not known beforehand.
+constexpr int64_t kTurningBlocks = int64_t{1} << 14;
+
+unsigned blocks_of(int64_t threads, int64_t most = INT32_MAX) {
+  return static_cast<unsigned>(std::min((threads + kFieldThreads - 1) / kFieldThreads, most));
 }
 
 template <typename T>
-T* array(const Allocate& allocate, int64_t count) {
-  return static_cast<T*>(allocate(count * int64_t{sizeof(T)}));
+T* array(const Field& field, int64_t count) {
+  return static_cast<T*>(field.allocate(count * int64_t{sizeof(T)}));
 }
 
-void transpose(const float* from, int64_t batch, int64_t rows, int64_t columns, cudaStream_t stream,
-               float* to) {
+// use(null pointer of the type that is stored).
+template <typename Use>
+void with_storage(FieldStorage storage, Use&& use) {
+  switch (storage) {
+    case FieldStorage::kFloat:
+      return use(static_cast<float*>(nullptr));
+    case FieldStorage::kHalf:
+      return use(static_cast<__half*>(nullptr));
+    case FieldStorage::kBFloat16:
+      return use(static_cast<__nv_bfloat16*>(nullptr));
+  }
+}
+
+bool is_dense(const Field& field, const FieldKernel& kernel) {
+  return kernel.transform_size > field.labels;
+}
+
+template <typename S>
+void transpose(const Field& field, const void* from, int64_t rows, int64_t columns, void* to) {
   const auto tiles = [](int64_t size) {
     return static_cast<unsigned>((size + kTransposeSide - 1) / kTransposeSide);
   };
-  const unsigned blocks = tiles(columns) * tiles(rows) * static_cast<unsigned>(batch);
-  FASTSEG_LAUNCH(transpose_tiles, blocks, kTransposeSide * kTransposeRows, 0, stream, from, rows,
-                 columns, tiles(columns), tiles(rows), to);
+  const unsigned blocks = tiles(columns) * tiles(rows) * static_cast<unsigned>(field.batch);
+  FASTSEG_LAUNCH(transpose_tiles<S>, blocks, kTransposeSide * kTransposeRows, 0, field.stream,
+                 static_cast<const S*>(from), rows, columns, tiles(columns), tiles(rows),
+                 static_cast<S*>(to));
 }
 
-// Splats (P, L) rows with the given weights and blurs; the blurred lattice.
-cudaError_t splat_and_blur(const FieldKernel& kernel, const float* rows, const float* weights,
-                           int64_t channels, cudaStream_t stream, float* lattice, float* other,
-                           float** blurred) {
-  const int64_t dims = kernel.plan.dims;
-  splat(rows, weights, kernel.segments, kernel.contributors, kernel.plan.contributions(), false,
-        dims, kernel.vertices, channels, stream, lattice);
-  void* result = nullptr;
-  const cudaError_t error = blur(lattice, other, kernel.neighbours, false, dims, kernel.vertices,
-                                 channels, false, stream, &result);
-  *blurred = static_cast<float*>(result);
-  return error;
-}
+// Some of the field's Gaussian kernels, on their way through splat and blur: of `channels`
+// channels, in two arrays each.
+template <typename S>
+struct Passage {
+  const Field& field;
+  int64_t first;
+  int count;
+  int64_t channels;
+  void *in[kFusedKernels], *other[kFusedKernels];
 
-// The filter of ones, (P), without alpha.
-void filter_ones(const FieldKernel& kernel, const Allocate& allocate, cudaStream_t stream,
-                 float* filtered) {
-  const LatticePlan& plan = kernel.plan;
-  const int64_t pixels = plan.batch * plan.points;
-  const auto* weights = static_cast<const float*>(plan.barycentric);
-  float* lattice = array<float>(allocate, kernel.vertices);
-  float* other = array<float>(allocate, kernel.vertices);
-  float* blurred = nullptr;
-  FASTSEG_LAUNCH(fill_ones, blocks_of(pixels), kFieldThreads, 0, stream, filtered, pixels);
-  splat_and_blur(kernel, filtered, weights, 1, stream, lattice, other, &blurred);
-  slice(blurred, plan.vertices, weights, false, plan.dims, pixels, kernel.vertices, 1, stream,
-        filtered);
-}
+  const FieldKernel& kernel(int k) const { return field.kernels[first + k]; }
 
-void launch_update(const float* base, float sign, const FieldMessages& messages, const float* q,
-                   int64_t pixels, int64_t labels, bool last, cudaStream_t stream, float* result) {
-  const auto launch = [&](auto kernel, int lanes) {
-    FASTSEG_LAUNCH(kernel, blocks_of(pixels * lanes), kFieldThreads, 0, stream, base, sign,
-                   messages, q, pixels, labels, last, result);
-  };
-  if (labels <= 2) return launch(update_pixels<2>, 2);
-  if (labels <= 4) return launch(update_pixels<4>, 4);
-  if (labels <= 8) return launch(update_pixels<8>, 8);
-  if (labels <= 16) return launch(update_pixels<16>, 16);
-  launch(update_pixels<32>, 32);
-}
-
-// The message of one kernel as the update reads it: splat, blur and, where it is dense, transform.
-FieldMessage message_of(const FieldKernel& kernel, const float* q, int64_t labels,
-                        cudaStream_t stream) {
-  float* blurred = nullptr;
-  splat_and_blur(kernel, q, kernel.splat_weights, labels, stream, kernel.lattice, kernel.other,
-                 &blurred);
-  if (kernel.transform_size > labels) {
-    float* transformed = blurred == kernel.lattice ? kernel.other : kernel.lattice;
-    FASTSEG_LAUNCH(transform_rows, blocks_of(kernel.vertices * labels), kFieldThreads, 0, stream,
-                   blurred, kernel.transform, kernel.vertices, labels, transformed);
-    blurred = transformed;
+  FieldLattice lattice(int k, int64_t step) const {
+    const FieldKernel& own = kernel(k);
+    const auto axis = [&](int64_t number) -> const int32_t* {
+      if (number < 0 || number > own.dims) return nullptr;
+      return own.links.neighbours + number * own.links.capacity * 2;
+    };
+    return {own.plan.status,
+            own.links.segments,
+            own.links.contributors,
+            own.links.members,
+            static_cast<const float*>(own.plan.barycentric),
+            own.edges,
+            own.mass,
+            axis(step),
+            axis(step + 1),
+            own.plan.contributions(),
+            own.tiles,
+            in[k],
+            step < 0 ? in[k] : other[k]};
   }
-  return {blurred,
-          kernel.plan.vertices,
-          kernel.slice_weights,
-          kernel.share,
-          kernel.transform,
-          kernel.transform_size,
-          static_cast<int>(kernel.plan.dims + 1)};
+
+  // The lattices that have axis `step` of the blur, or all for the splat at -1; and at most so many
+  // rows.
+  FieldLattices lattices(int64_t step, int64_t* rows) const {
+    FieldLattices found = {};
+    *rows = 0;
+    for (int k = 0; k < count; ++k) {
+      if (step > kernel(k).dims) continue;
+      found.of[found.count++] = lattice(k, step);
+      *rows +=
+          kernel(k).links.capacity + (step < 0 ? piece_tiles(kernel(k).plan.contributions()) : 0);
+    }
+    return found;
+  }
+
+  void run(const S* q) {
+    int64_t rows = 0, most_dims = 0;
+    const FieldLattices all = lattices(-1, &rows);
+    FASTSEG_LAUNCH(splat_rows<S>, blocks_of(rows * channels, kTurningBlocks), kFilterThreads, 0,
+                   field.stream, all, q, channels);
+    FASTSEG_LAUNCH(join_rows<S>, blocks_of(rows * channels, kTurningBlocks), kFilterThreads, 0,
+                   field.stream, all, channels);
+    for (int k = 0; k < count; ++k) most_dims = std::max(most_dims, kernel(k).dims);
+    for (int64_t step = 0; step <= most_dims; step += 2) {
+      const FieldLattices some = lattices(step, &rows);
+      FASTSEG_LAUNCH(blur_rows<S>, blocks_of(rows * channels, kTurningBlocks), kFilterThreads, 0,
+                     field.stream, some, channels);
+      for (int k = 0; k < count; ++k) {
+        if (step <= kernel(k).dims) std::swap(in[k], other[k]);
+      }
+    }
+  }
+};
+
+// As many from `first` on as one launch takes.
+int fused_from(const Field& field, int64_t first) {
+  return static_cast<int>(
+      std::min<int64_t>(kFusedKernels, static_cast<int64_t>(field.kernels.size()) - first));
+}
+
+template <typename S>
+void launch_update(const Field& field, const FieldUpdate<S>& update) {
+  const auto launch = [&](auto kernel, int lanes) {
+    FASTSEG_LAUNCH(kernel, blocks_of(update.pixels * lanes), kFieldThreads, 0, field.stream,
+                   update);
+  };
+  if (field.labels <= 2) return launch(update_pixels<S, 2>, 2);
+  if (field.labels <= 4) return launch(update_pixels<S, 4>, 4);
+  if (field.labels <= 8) return launch(update_pixels<S, 8>, 8);
+  if (field.labels <= 16) return launch(update_pixels<S, 16>, 16);
+  launch(update_pixels<S, 32>, 32);
+}
+
+// An update from `current` to `next` without messages.
+template <typename S>
+FieldUpdate<S> update_of(const Field& field) {
+  FieldUpdate<S> update = {};
+  update.energy = static_cast<const S*>(field.energy);
+  update.q = static_cast<const S*>(field.current);
+  update.pixels = field.pixels();
+  update.labels = field.labels;
+  update.last = true;
+  update.logits = field.logits ? field.logits : static_cast<float*>(field.next);
+  update.result = static_cast<S*>(field.next);
+  return update;
+}
+
+// The messages of some kernels as the update reads them: splat, blur and, where it is dense,
+// transform.
+template <typename S>
+FieldMessages<S> messages_of(const Field& field, int64_t first) {
+  Passage<S> passage = {field, first, fused_from(field, first), field.labels, {}, {}};
+  for (int k = 0; k < passage.count; ++k) {
+    passage.in[k] = passage.kernel(k).lattice;
+    passage.other[k] = passage.kernel(k).other;
+  }
+  passage.run(static_cast<const S*>(field.current));
+  FieldMessages<S> messages = {};
+  for (int k = 0; k < passage.count; ++k) {
+    const FieldKernel& kernel = passage.kernel(k);
+    const auto* blurred = static_cast<const S*>(passage.in[k]);
+    if (kernel.transformed) {
+      FASTSEG_LAUNCH(transform_rows<S>,
+                     blocks_of(kernel.links.capacity * field.labels, kTurningBlocks), kFieldThreads,
+                     0, field.stream, blurred, kernel.transform, kernel.plan.status, field.labels,
+                     kernel.transformed);
+    }
+    messages.of[messages.count++] = {
+        blurred,      kernel.transformed, kernel.plan.vertices,  kernel.slice_weights,
+        kernel.share, kernel.transform,   kernel.transform_size, static_cast<int>(kernel.dims + 1)};
+  }
+  return messages;
+}
+
+template <typename S>
+void update_once(Field* field) {
+  const int64_t count = static_cast<int64_t>(field->kernels.size());
+  FieldUpdate<S> update = update_of<S>(*field);
+  int64_t done = 0;
+  do {
+    update.messages = messages_of<S>(*field, done);
+    done += update.messages.count;
+    update.last = done == count;
+    launch_update(*field, update);
+    update.base = update.logits;
+  } while (done < count);
+  std::swap(field->current, field->next);
+}
+
+void check_transforms(const Field& field, unsigned long long* unusable) {
+  for (int64_t first = 0; first < static_cast<int64_t>(field.kernels.size());
+       first += kFusedKernels) {
+    FieldTransforms transforms = {fused_from(field, first), {}, {}, unusable + first};
+    int64_t largest = 1;
+    for (int k = 0; k < transforms.count; ++k) {
+      transforms.values[k] = field.kernels[first + k].transform;
+      transforms.sizes[k] = field.kernels[first + k].transform_size;
+      largest = std::max(largest, transforms.sizes[k]);
+    }
+    FASTSEG_LAUNCH(find_not_finite, blocks_of(largest), kFieldThreads, 0, field.stream, transforms);
+  }
+}
+
+void allocate_links(const Field& field, int64_t capacity, FieldKernel* kernel) {
+  const LatticePlan& plan = kernel->plan;
+  const int64_t contributions = plan.contributions(), labels = field.labels;
+  const int64_t bytes = field.storage == FieldStorage::kFloat ? 4 : 2;
+  kernel->links = {capacity,
+                   array<int32_t>(field, (plan.dims + 1) * capacity * 2),
+                   array<int64_t>(field, capacity + 1),
+                   array<int64_t>(field, contributions),
+                   array<int32_t>(field, contributions),
+                   array<int64_t>(field, contributions)};
+  kernel->edges = array<FieldEdge>(field, contributions);
+  kernel->slice_weights = array<float>(field, contributions);
+  if (!field.self_message) kernel->share = array<float>(field, field.pixels());
+  kernel->lattice = field.allocate(capacity * labels * bytes);
+  kernel->other = field.allocate(capacity * labels * bytes);
+  kernel->tiles = array<float>(field, piece_tiles(contributions) * labels);
+  if (is_dense(field, *kernel)) kernel->transformed = array<float>(field, capacity * labels);
+}
+
+// The blurred splat of ones of each kernel.
+void weigh_vertices(Field* field) {
+  const int64_t count = static_cast<int64_t>(field->kernels.size());
+  for (int64_t first = 0; first < count; first += kFusedKernels) {
+    Passage<float> passage = {*field, first, fused_from(*field, first), 1, {}, {}};
+    for (int k = 0; k < passage.count; ++k) {
+      passage.in[k] = array<float>(*field, passage.kernel(k).links.capacity);
+      passage.other[k] = array<float>(*field, passage.kernel(k).links.capacity);
+    }
+    passage.run(nullptr);
+    for (int k = 0; k < passage.count; ++k) {
+      field->kernels[first + k].mass = static_cast<float*>(passage.in[k]);
+    }
+  }
+}
+
+// The mean of each image's filter of ones, without alpha.
+const float* means_of(const Field& field, const FieldKernel& kernel) {
+  auto* filtered = array<float>(field, field.pixels());
+  auto* means = array<float>(field, field.batch);
+  slice(kernel.mass, kernel.plan.vertices, kernel.plan.barycentric, false, kernel.dims,
+        field.pixels(), kernel.links.capacity, 1, field.stream, filtered);
+  FASTSEG_LAUNCH(mean_of_images, static_cast<unsigned>(field.batch), kMeanThreads, 0, field.stream,
+                 filtered, field.points, means);
+  return means;
+}
+
+template <typename S>
+void normalize(const Field& field, const FieldKernel& kernel) {
+  const bool mean = kernel.normalization == FieldNormalization::kMean;
+  const FieldWeights weights = {kernel.plan.status,
+                                static_cast<const float*>(kernel.plan.barycentric),
+                                kernel.mass,
+                                mean ? means_of(field, kernel) : nullptr,
+                                kernel.plan.vertices,
+                                kernel.links.place_of,
+                                kernel.normalization,
+                                field.points,
+                                field.pixels(),
+                                static_cast<int>(kernel.dims + 1),
+                                1.0f / (1.0f + std::ldexp(1.0f, -static_cast<int>(kernel.dims))),
+                                kernel.edges,
+                                kernel.slice_weights,
+                                kernel.share};
+  FASTSEG_LAUNCH(normalize_weights<S>, blocks_of(field.pixels()), kFieldThreads, 0, field.stream,
+                 weights);
+}
+
+void place_kernel(const Field& field, FieldKernel* kernel) {
+  LatticePlan& plan = kernel->plan;
+  plan = {};
+  plan.features = kernel->features;
+  plan.batch = field.batch;
+  plan.dims = kernel->dims;
+  plan.points = field.points;
+  plan.vertices = array<int32_t>(field, plan.contributions());
+  plan.barycentric = array<float>(field, plan.contributions());
+  plan.rank = array<int8_t>(field, plan.contributions());
 }
 
 }  // namespace
 
-cudaError_t place_kernel(const float* features, int64_t batch, int64_t dims, int64_t points,
-                         const Allocate& allocate, cudaStream_t stream, FieldKernel* kernel) {
-  LatticePlan& plan = kernel->plan;
-  plan = {};
-  plan.features = features;
-  plan.batch = batch;
-  plan.dims = dims;
-  plan.points = points;
-  plan.vertices = array<int32_t>(allocate, plan.contributions());
-  plan.barycentric = array<float>(allocate, plan.contributions());
-  plan.rank = array<int8_t>(allocate, plan.contributions());
-  return place_lattice(&plan, allocate, stream);
-}
-
-cudaError_t finish_kernel(int64_t vertices, FieldNormalization normalization, bool self_message,
-                          int64_t labels, const Allocate& allocate, cudaStream_t stream,
-                          FieldKernel* kernel) {
-  const LatticePlan& plan = kernel->plan;
-  const int64_t pixels = plan.batch * plan.points, corners = plan.dims + 1;
-  kernel->vertices = vertices;
-  kernel->neighbours = array<int32_t>(allocate, corners * vertices * 2);
-  kernel->segments = array<int64_t>(allocate, vertices + 1);
-  kernel->contributors = array<int64_t>(allocate, plan.contributions());
-  kernel->splat_weights = array<float>(allocate, plan.contributions());
-  kernel->slice_weights = array<float>(allocate, plan.contributions());
-  kernel->share = self_message ? nullptr : array<float>(allocate, pixels);
-  kernel->lattice = array<float>(allocate, vertices * labels);
-  kernel->other = array<float>(allocate, vertices * labels);
-  link_lattice(plan, vertices, allocate, stream, kernel->neighbours, kernel->segments,
-               kernel->contributors);
-  float* filtered = array<float>(allocate, pixels);
-  float* means = array<float>(allocate, plan.batch);
-  filter_ones(*kernel, allocate, stream, filtered);
-  FASTSEG_LAUNCH(mean_of_images, static_cast<unsigned>(plan.batch), kFieldThreads, 0, stream,
-                 filtered, plan.points, means);
-  const float alpha = 1.0f / (1.0f + std::ldexp(1.0f, -static_cast<int>(plan.dims)));
-  FASTSEG_LAUNCH(normalize_weights, blocks_of(pixels), kFieldThreads, 0, stream,
-                 static_cast<const float*>(plan.barycentric), filtered, means, normalization,
-                 plan.points, pixels, static_cast<int>(corners), alpha, kernel->splat_weights,
-                 kernel->slice_weights, kernel->share);
+cudaError_t begin_field(Field* field, FieldStatus* status) {
+  const int64_t count = static_cast<int64_t>(field->kernels.size());
+  const int64_t size = field->pixels() * field->labels, extra = 1 + count;
+  std::vector<LatticePlan*> plans;
+  for (FieldKernel& kernel : field->kernels) {
+    place_kernel(*field, &kernel);
+    plans.push_back(&kernel.plan);
+  }
+  LatticeStatus* statuses = nullptr;
+  const cudaError_t error = place_lattices(plans.data(), static_cast<int>(count), extra,
+                                           field->allocate, field->stream, &statuses);
+  if (error != cudaSuccess) return error;
+  auto* unusable = reinterpret_cast<unsigned long long*>(statuses + count);
+  *status = {statuses, count * int64_t{sizeof(LatticeStatus)} + extra * int64_t{sizeof(uint64_t)}};
+  check_transforms(*field, unusable + 1);
+  const bool halves = field->storage != FieldStorage::kFloat;
+  if (count > kFusedKernels || (halves && field->labels > 32)) {
+    field->logits = array<float>(*field, size);
+  }
+  with_storage(field->storage, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    field->energy = array<S>(*field, size);
+    field->current = array<S>(*field, size);
+    field->next = array<S>(*field, size);
+    transpose<S>(*field, field->unary, field->labels, field->points, field->energy);
+    FieldUpdate<S> update = update_of<S>(*field);
+    update.unusable = unusable;
+    launch_update(*field, update);
+    std::swap(field->current, field->next);
+  });
   return cudaGetLastError();
 }
 
-cudaError_t infer(const float* unary, const std::vector<FieldKernel>& kernels, int64_t batch,
-                  int64_t labels, int64_t points, int64_t iterations, const Allocate& allocate,
-                  cudaStream_t stream, float* q) {
-  const int64_t pixels = batch * points, size = pixels * labels;
-  float* energy = array<float>(allocate, size);  // (P, L), as what follows
-  float* current = array<float>(allocate, size);
-  float* next = array<float>(allocate, size);
-  const int64_t count = static_cast<int64_t>(kernels.size());
-  float* partial = count > kFusedKernels ? array<float>(allocate, size) : nullptr;
-  transpose(unary, batch, labels, points, stream, energy);
-  launch_update(energy, -1, {0, {}}, energy, pixels, labels, true, stream, current);
-  for (int64_t iteration = 0; iteration < iterations; ++iteration) {
-    const float* base = energy;
-    int64_t done = 0;
-    do {
-      FieldMessages messages = {};
-      for (; messages.count < kFusedKernels && done < count; ++done) {
-        messages.of[messages.count++] = message_of(kernels[done], current, labels, stream);
-      }
-      const bool last = done == count;
-      launch_update(base, base == energy ? -1 : 1, messages, current, pixels, labels, last, stream,
-                    last ? next : partial);
-      base = partial;
-    } while (done < count);
-    std::swap(current, next);
+cudaError_t link_field(Field* field, const std::vector<int64_t>& capacities) {
+  for (size_t k = 0; k < capacities.size(); ++k) {
+    FieldKernel& kernel = field->kernels[k];
+    allocate_links(*field, capacities[k], &kernel);
+    const cudaError_t error =
+        link_lattice(kernel.plan, field->allocate, field->stream, kernel.links);
+    if (error != cudaSuccess) return error;
   }
-  transpose(current, batch, points, labels, stream, q);
+  weigh_vertices(field);
+  with_storage(field->storage, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    for (const FieldKernel& kernel : field->kernels) normalize<S>(*field, kernel);
+  });
   return cudaGetLastError();
 }
 
-cudaError_t check_field(const float* unary, const std::vector<FieldKernel>& kernels, int64_t batch,
-                        int64_t labels, int64_t points, cudaStream_t stream, int32_t* flags) {
-  const int64_t pixels = batch * points;
-  cudaMemsetAsync(flags, 0, (1 + kernels.size()) * sizeof(int32_t), stream);
-  FASTSEG_LAUNCH(find_unusable, blocks_of(pixels), kFieldThreads, 0, stream, unary, labels, points,
-                 pixels, flags);
-  for (size_t k = 0; k < kernels.size(); ++k) {
-    FASTSEG_LAUNCH(find_not_finite, blocks_of(kernels[k].transform_size), kFieldThreads, 0, stream,
-                   kernels[k].transform, kernels[k].transform_size, flags + 1 + k);
-  }
+cudaError_t infer(Field* field, int64_t iterations, void* q) {
+  with_storage(field->storage, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    // Without messages an update gives what it was given.
+    for (int64_t i = 0; i < iterations && !field->kernels.empty(); ++i) update_once<S>(field);
+    transpose<S>(*field, field->current, field->points, field->labels, q);
+  });
   return cudaGetLastError();
 }
 

@@ -15,36 +15,65 @@ namespace cuda {
 
 enum class FieldNormalization { kNone, kMean, kBefore, kAfter, kSymmetric };
 
-// A Gaussian kernel of the whole batch, ready for updates; the arrays are the device's.
-struct FieldKernel {
-  LatticePlan plan;
-  int64_t vertices = 0;  // M
-  int32_t* neighbours = nullptr;
-  int64_t *segments = nullptr, *contributors = nullptr;
-  float *splat_weights = nullptr, *slice_weights = nullptr;  // (P, D + 1)
-  float* share = nullptr;            // (P): what a pixel hears of itself; null where it may
-  const float* transform = nullptr;  // as KernelSpec's
-  int64_t transform_size = 0;
-  float *lattice = nullptr, *other = nullptr;  // (M, L)
+// What the unary, Q and the lattices' rows are stored as; the arithmetic is that of float.
+enum class FieldStorage { kFloat, kHalf, kBFloat16 };
+
+constexpr int64_t kLargestPixels = int64_t{1} << 32;
+
+// One contribution of the splat, in the order of the vertices.
+struct FieldEdge {
+  uint32_t pixel;
+  float weight;
 };
 
-// Places the points of features (B, D, N); the host then reads plan.status.
-cudaError_t place_kernel(const float* features, int64_t batch, int64_t dims, int64_t points,
-                         const Allocate& allocate, cudaStream_t stream, FieldKernel* kernel);
-// Links the lattice of M vertices, and puts the normalisation into the weights.
-cudaError_t finish_kernel(int64_t vertices, FieldNormalization normalization, bool self_message,
-                          int64_t labels, const Allocate& allocate, cudaStream_t stream,
-                          FieldKernel* kernel);
+// A Gaussian kernel of the whole batch; the arrays are the device's.
+struct FieldKernel {
+  const float* features = nullptr;  // (B, D, N)
+  int64_t dims = 0;
+  FieldNormalization normalization = FieldNormalization::kNone;
+  const float* transform = nullptr;  // as KernelSpec's
+  int64_t transform_size = 0;
 
-// unary and q (B, L, N).
-cudaError_t infer(const float* unary, const std::vector<FieldKernel>& kernels, int64_t batch,
-                  int64_t labels, int64_t points, int64_t iterations, const Allocate& allocate,
-                  cudaStream_t stream, float* q);
+  LatticePlan plan;
+  LatticeLinks links;
+  FieldEdge* edges = nullptr;      // (P (D + 1))
+  float* slice_weights = nullptr;  // (P, D + 1)
+  float* share = nullptr;          // (P): what a pixel hears of itself; null where it may
+  float* mass = nullptr;           // (M): the blurred splat of ones
+  void *lattice = nullptr, *other = nullptr;  // (M, L)
+  float* tiles = nullptr;                     // (piece_tiles, L)
+  float* transformed = nullptr;               // (M, L), where the transform is dense
+};
 
-// Flags, on the device: [0] becomes 1 for a unary that cannot be used, [1 + k] for a transform that
-// is not finite.
-cudaError_t check_field(const float* unary, const std::vector<FieldKernel>& kernels, int64_t batch,
-                        int64_t labels, int64_t points, cudaStream_t stream, int32_t* flags);
+struct Field {
+  FieldStorage storage;
+  int64_t batch, labels, points;
+  bool self_message;
+  const void* unary;  // (B, L, N)
+  std::vector<FieldKernel> kernels;
+  Allocate allocate;
+  cudaStream_t stream;
+
+  void *energy = nullptr, *current = nullptr, *next = nullptr;  // (P, L)
+  float* logits = nullptr;  // (P, L), where they cannot lie in `next`
+
+  int64_t pixels() const { return batch * points; }
+};
+
+// What the host reads back, in this order: a LatticeStatus for each kernel, then words that are not
+// zero for a unary that cannot be used and, one for each kernel, a transform that is not finite.
+struct FieldStatus {
+  const void* on_device;
+  int64_t bytes;
+};
+
+// Places the points of all kernels, and makes softmax(-unary).
+cudaError_t begin_field(Field* field, FieldStatus* status);
+// Links the lattice of `capacity` vertices or fewer of each kernel, and puts the normalisations
+// into the weights. Those of unusable features are NaN.
+cudaError_t link_field(Field* field, const std::vector<int64_t>& capacities);
+// q (B, L, N) after so many updates.
+cudaError_t infer(Field* field, int64_t iterations, void* q);
 
 }  // namespace cuda
 }  // namespace fastseg

@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "../../common/cuda_door.h"
 #include "../../permutohedral/cuda/lattice_status.h"
 #include "../mean_field_door.h"
@@ -26,28 +24,64 @@ cuda::FieldNormalization normalization_of(const std::string& name) {
   }
 }
 
-struct Problem {
-  int64_t batch, labels, points;
-  Tensor unary;  // (B, L, N)
-  std::vector<Tensor> features, transforms;
-};
+cuda::FieldStorage storage_of(const Tensor& unary) {
+  switch (unary.scalar_type()) {
+    case TensorType::Half:
+      return cuda::FieldStorage::kHalf;
+    case TensorType::BFloat16:
+      return cuda::FieldStorage::kBFloat16;
+    default:
+      return cuda::FieldStorage::kFloat;
+  }
+}
 
-// As the CPU, which looks at the unary last.
-void refuse_unusable(const CudaCall& call, const MeanFieldArguments& arguments,
-                     const Problem& problem, const std::vector<int32_t>& flags) {
-  for (size_t k = 0; k < problem.transforms.size(); ++k) {
-    if (!flags[1 + k]) continue;
-    std::vector<float> values(problem.transforms[k].numel());
-    call.read(problem.transforms[k].const_data_ptr(), values.size() * sizeof(float), values.data());
+// A call, and the tensors that it must keep.
+struct Problem {
+  const MeanFieldArguments& arguments;
+  CudaCall& call;
+  cuda::Field field;
+  std::vector<Tensor> features, transforms;
+  std::vector<int64_t> capacities;  // of the lattices
+
+  void refuse_transform(size_t k) const {
+    std::vector<float> values(transforms[k].numel());
+    call.read(transforms[k].const_data_ptr(), values.size() * sizeof(float), values.data());
     raise_if(
         check_finite(kOp, arguments.transforms[k].name, values.data(), values.size(), serial()));
   }
-  if (flags[0]) {
+
+  // As the CPU, which looks at the unary last.
+  void read(const cuda::FieldStatus& status) {
+    const size_t count = features.size();
+    std::vector<unsigned char> found(status.bytes);
+    call.read(status.on_device, status.bytes, found.data());
+    const auto* lattices = reinterpret_cast<const cuda::LatticeStatus*>(found.data());
+    const auto* unusable = reinterpret_cast<const uint64_t*>(lattices + count);
+    for (size_t k = 0; k < count; ++k) {
+      if (unusable[1 + k]) refuse_transform(k);
+    }
+    for (size_t k = 0; k < count; ++k) {
+      raise_if(from_kernel(kOp, arguments.features[k].name, check_status(lattices[k])));
+      capacities.push_back(lattices[k].vertices);
+    }
+    if (!unusable[0]) return;
     raise(value_error(kOp,
                       ": unary must hold no NaN and no -inf, and a finite energy for at least one "
                       "label of each pixel, got a pixel that breaks this"));
   }
-}
+
+  // What a captured call knows of the numbers of vertices: they are not more than contributions.
+  void bound() {
+    for (size_t k = 0; k < features.size(); ++k) {
+      capacities.push_back(field.kernels[k].plan.contributions());
+      if (capacities.back() <= INT32_MAX) continue;
+      raise(value_error(kOp, ": ", arguments.features[k].name,
+                        " must have fewer than 2^31 lattice vertices at most while the stream is "
+                        "under capture, got ",
+                        capacities.back(), ", B * N * (D + 1)"));
+    }
+  }
+};
 
 Tensor mean_field(const Tensor& unary, std::vector<Tensor> features, std::vector<Tensor> transforms,
                   int64_t iterations, std::vector<Text> normalizations, bool self_message) {
@@ -56,45 +90,40 @@ Tensor mean_field(const Tensor& unary, std::vector<Tensor> features, std::vector
         arguments_of(unary, features, transforms, iterations, normalizations);
     raise_if(check_mean_field(arguments));
     const std::vector<int64_t>& shape = arguments.unary.shape;
+    const int64_t points = checked_product({shape.begin() + 2, shape.end()});
+    if (shape[0] * points >= cuda::kLargestPixels) {
+      raise(value_error(kOp, ": unary must have fewer than 2^32 pixels in a batch on CUDA, got ",
+                        shape[0] * points));
+    }
     CudaCall call(kOp, unary);
-    Problem problem = {shape[0],      shape[1], checked_product({shape.begin() + 2, shape.end()}),
-                       packed(unary), {},       {}};
-    const Tensor q = empty_tensor(shape, TensorType::Float, unary.device());
+    const Tensor q = empty_tensor(shape, unary.scalar_type(), unary.device());
     if (q.numel() == 0) return q;
+    const Tensor energies = packed(unary);
     const cuda::Allocate allocate = [&](int64_t bytes) { return call.scratch(bytes); };
-    std::vector<cuda::FieldKernel> kernels(features.size());
-    for (size_t k = 0; k < kernels.size(); ++k) {
+    Problem problem = {arguments, call, {}, {}, {}, {}};
+    problem.field = {storage_of(unary),         shape[0], shape[1], points,       self_message,
+                     energies.const_data_ptr(), {},       allocate, call.stream()};
+    for (size_t k = 0; k < features.size(); ++k) {
       problem.features.push_back(packed(features[k]));
       problem.transforms.push_back(packed(transforms[k]));
-      kernels[k].transform = data<float>(problem.transforms[k]);
-      kernels[k].transform_size = transforms[k].numel();
-      call.check(cuda::place_kernel(data<float>(problem.features[k]), problem.batch,
-                                    features[k].size(1), problem.points, allocate, call.stream(),
-                                    &kernels[k]));
+      cuda::FieldKernel kernel;
+      kernel.features = data<float>(problem.features[k]);
+      kernel.dims = features[k].size(1);
+      kernel.normalization = normalization_of(normalizations[k].value);
+      kernel.transform = data<float>(problem.transforms[k]);
+      kernel.transform_size = transforms[k].numel();
+      problem.field.kernels.push_back(kernel);
     }
-    const auto* energies = data<float>(problem.unary);
-    auto* flags = static_cast<int32_t*>(
-        call.scratch(static_cast<int64_t>((1 + kernels.size()) * sizeof(int32_t))));
-    call.check(cuda::check_field(energies, kernels, problem.batch, problem.labels, problem.points,
-                                 call.stream(), flags));
-    // All that is read back; the updates are enqueued without waiting.
-    std::vector<int32_t> found(1 + kernels.size());
-    call.read(flags, static_cast<int64_t>(found.size() * sizeof(int32_t)), found.data());
-    if (std::any_of(found.begin() + 1, found.end(), [](int32_t flag) { return flag != 0; })) {
-      refuse_unusable(call, arguments, problem, found);
+    cuda::FieldStatus status = {};
+    call.check(cuda::begin_field(&problem.field, &status));
+    // All that is read back; what follows is enqueued without waiting.
+    if (call.is_captured()) {
+      problem.bound();
+    } else {
+      problem.read(status);
     }
-    for (size_t k = 0; k < kernels.size(); ++k) {
-      cuda::LatticeStatus status;
-      call.read(kernels[k].plan.status, sizeof(status), &status);
-      raise_if(
-          from_kernel(kOp, arguments.features[k].name, check_status(status, kernels[k].plan.dims)));
-      call.check(cuda::finish_kernel(status.vertices, normalization_of(normalizations[k].value),
-                                     self_message, problem.labels, allocate, call.stream(),
-                                     &kernels[k]));
-    }
-    refuse_unusable(call, arguments, problem, found);
-    call.check(cuda::infer(energies, kernels, problem.batch, problem.labels, problem.points,
-                           iterations, allocate, call.stream(), mutable_data<float>(q)));
+    call.check(cuda::link_field(&problem.field, problem.capacities));
+    call.check(cuda::infer(&problem.field, iterations, q.mutable_data_ptr()));
     return q;
   });
 }

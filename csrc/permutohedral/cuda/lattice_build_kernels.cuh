@@ -2,19 +2,19 @@
 
 #include <cstdint>
 
-#include "../../common/launch.cuh"
+#include "../../common/radix_sort.cuh"
 #include "../simplex_math.h"
-#include "permutohedral_cuda.h"
+#include "vertex_key.cuh"
 
-// The lattice of a whole batch: points are placed, their vertices entered into a hash table of
-// contributions, and numbered by their first contribution. Whichever thread enters a vertex, its
-// first contribution is the least of all: numbers do not depend on the order of the threads.
+// The lattice of a whole batch: points are placed, their vertices entered into a hash table, and
+// numbered by their first contribution. Whichever thread enters a vertex, its first contribution is
+// the least of all: numbers do not depend on the order of the threads.
 namespace fastseg {
 namespace cuda {
 
 constexpr int kBuildThreads = 128;
-constexpr int kLargestDims = 16;
-constexpr int64_t kNobody = -1;
+constexpr int kNumberThreads = 256, kNumberRounds = 16;
+constexpr int64_t kNumberTile = kNumberThreads * kNumberRounds;  // contributions of a block
 
 struct FeatureScales {
   double of[kLargestDims];
@@ -37,18 +37,18 @@ __device__ __forceinline__ void raise_largest(double* largest, double magnitude)
             static_cast<unsigned long long>(__double_as_longlong(magnitude)));
 }
 
-__global__ void __launch_bounds__(kBuildThreads) begin_status(LatticeStatus* __restrict__ status) {
-  if (threadIdx.x == 0) *status = {0, kLargestDims + 1, 0.0};
-}
-
-// One thread a point; neighbouring threads read neighbouring features.
+// One thread a point; neighbouring threads read neighbouring features. All of them empty the table.
 template <typename Real, int kDims>
 __global__ void __launch_bounds__(kBuildThreads)
     place_points(const Real* __restrict__ features, FeatureScales scales, int64_t batch,
-                 int64_t points, int32_t* __restrict__ cells, Real* __restrict__ barycentric,
+                 int64_t points, LatticeSlot* __restrict__ table, int64_t table_size,
+                 int32_t* __restrict__ cells, Real* __restrict__ barycentric,
                  int8_t* __restrict__ rank, LatticeStatus* __restrict__ status) {
   constexpr int kCorners = kDims + 1;
   const int64_t point = int64_t{blockIdx.x} * kBuildThreads + threadIdx.x;
+  for (int64_t i = point; i < table_size; i += int64_t{gridDim.x} * kBuildThreads) {
+    table[i] = {kNobody, kNobody};
+  }
   if (point >= batch * points) return;
   const int64_t image = point / points;
   const Real* feature = features + image * kDims * points + (point - image * points);
@@ -57,8 +57,8 @@ __global__ void __launch_bounds__(kBuildThreads)
   for (int d = 0; d < kDims; ++d) {
     scaled[d] = static_cast<double>(feature[d * points]) * scales.of[d];
     if (!(fabs(scaled[d]) <= 1e300)) {
-      atomicMin(reinterpret_cast<unsigned long long*>(&status->bad_feature),
-                static_cast<unsigned long long>(d));
+      atomicMax(reinterpret_cast<unsigned long long*>(&status->unusable),
+                static_cast<unsigned long long>(kLargestDims + 1 - d));
       scaled[d] = 0;
     }
   }
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kBuildThreads)
   double largest = 0;
   for (int i = 0; i < kCorners; ++i) largest = fmax(largest, fabs(elevated[i]));
   raise_largest(&status->largest, largest);
-  if (!(largest < 2147480000.0)) {  // the host refuses them; what follows must not overflow
+  if (!(largest < kLargestCoordinate)) {  // what follows must not overflow
     for (int i = 0; i < kCorners; ++i) elevated[i] = 0;
   }
   enclosing_simplex<double, double, int32_t, kDims>(elevated, cell, place, weight, RoundNearest(),
@@ -78,145 +78,125 @@ __global__ void __launch_bounds__(kBuildThreads)
   }
 }
 
-// The vertices that the points touch, by contribution: that of remainder k of point p is number
-// p (D + 1) + k.
-struct Vertices {
-  const int32_t* cells;
-  const int8_t* rank;
-  int64_t points;  // of an image
-  int dims;
-
-  __device__ int64_t image(int64_t contribution) const {
-    return contribution / (dims + 1) / points;
-  }
-  // Coordinate i, of dims + 1.
-  __device__ int32_t coordinate(int64_t contribution, int i) const {
-    const int corners = dims + 1;
-    const int64_t point = contribution / corners;
-    const int remainder = static_cast<int>(contribution - point * corners);
-    const int64_t at = point * corners + i;
-    const int32_t cell = cells[at] - (rank[at] > dims - remainder ? 1 : 0);
-    return cell * corners + remainder;
-  }
-};
-
-// A vertex: that of a contribution, or its neighbour along `axis`, one step back or forward.
-struct Sought {
-  int64_t contribution;
-  int axis;  // -1: itself
-  int step;  // what is added to the other coordinates
-  __device__ int32_t coordinate(const Vertices& vertices, int i) const {
-    const int32_t own = vertices.coordinate(contribution, i);
-    return axis < 0 ? own : i == axis ? own - step * vertices.dims : own + step;
-  }
-};
-
-__device__ inline uint64_t hash_of(const Vertices& vertices, const Sought& sought) {
-  uint64_t hash = static_cast<uint64_t>(vertices.image(sought.contribution)) + 1;
-  for (int i = 0; i < vertices.dims; ++i) {  // the last coordinate follows from the others
-    hash ^= static_cast<uint32_t>(sought.coordinate(vertices, i));
-    hash *= 0x9E3779B97F4A7C15ull;
-    hash ^= hash >> 29;
-  }
-  return hash;
-}
-
-__device__ inline bool is_vertex_of(const Vertices& vertices, const Sought& sought,
-                                    int64_t contribution) {
-  if (vertices.image(contribution) != vertices.image(sought.contribution)) return false;
-  for (int i = 0; i < vertices.dims; ++i) {
-    if (vertices.coordinate(contribution, i) != sought.coordinate(vertices, i)) return false;
-  }
-  return true;
-}
-
-__global__ void __launch_bounds__(kBuildThreads)
-    clear_slots(int64_t* __restrict__ owners, int64_t* __restrict__ slots, int64_t count) {
-  const int64_t i = int64_t{blockIdx.x} * kBuildThreads + threadIdx.x;
-  if (i >= count) return;
-  owners[i] = kNobody;
-  slots[i] = kNobody;
-}
-
 // One thread a contribution. A slot belongs to whoever comes first, and to all of its vertex;
-// slots[...] gets the least of them. More slots than contributions: the search ends.
+// `first` gets the least of them. More slots than contributions: the search ends.
 __global__ void __launch_bounds__(kBuildThreads)
-    enter_vertices(Vertices vertices, int64_t contributions, int64_t table_size, int64_t* owners,
-                   int64_t* slots, int64_t* __restrict__ slot_of) {
+    enter_vertices(Vertices vertices, const LatticeStatus* __restrict__ status,
+                   int64_t contributions, int64_t table_size, LatticeSlot* table,
+                   int64_t* __restrict__ slot_of) {
   const int64_t own = int64_t{blockIdx.x} * kBuildThreads + threadIdx.x;
   if (own >= contributions) return;
-  const Sought sought = {own, -1, 0};
+  const PackedKeys packed = {vertices, PackedKeys::bits_for(vertices, status->largest)};
+  const WideKey wide = {own, -1, true};
+  const uint64_t key = packed.bits ? packed.own(own) : static_cast<uint64_t>(own);
   const uint64_t mask = static_cast<uint64_t>(table_size) - 1;
-  uint64_t slot = hash_of(vertices, sought) & mask;
+  uint64_t slot = (packed.bits ? mixed(key) : wide.hash(vertices)) & mask;
   for (;; slot = (slot + 1) & mask) {
-    const int64_t owner = static_cast<int64_t>(
-        atomicCAS(reinterpret_cast<unsigned long long*>(&owners[slot]),
-                  static_cast<unsigned long long>(kNobody), static_cast<unsigned long long>(own)));
-    if (owner == kNobody || is_vertex_of(vertices, sought, owner)) break;
+    const unsigned long long owner =
+        atomicCAS(&table[slot].key, kNobody, static_cast<unsigned long long>(key));
+    if (owner == kNobody || owner == key) break;
+    if (!packed.bits && wide.is_vertex_of(vertices, static_cast<int64_t>(owner))) break;
   }
-  atomicMin(reinterpret_cast<unsigned long long*>(&slots[slot]),  // nobody is the largest of all
-            static_cast<unsigned long long>(own));
+  atomicMin(&table[slot].first, static_cast<unsigned long long>(own));  // nobody is the largest
   slot_of[own] = static_cast<int64_t>(slot);
 }
 
-// first[i]: whether contribution i is its vertex's first. In place, slot_of becomes the vertex's
-// first contribution.
-__global__ void __launch_bounds__(kBuildThreads)
-    mark_first(const int64_t* __restrict__ slots, int64_t contributions,
-               int64_t* __restrict__ slot_of, int64_t* __restrict__ first) {
-  const int64_t i = int64_t{blockIdx.x} * kBuildThreads + threadIdx.x;
-  if (i >= contributions) return;
-  slot_of[i] = slots[slot_of[i]];
-  first[i] = slot_of[i] == i;
-}
-
-__global__ void __launch_bounds__(kBuildThreads)
-    number_vertices(const int64_t* __restrict__ first_of, const int64_t* __restrict__ number_of,
-                    const int64_t* __restrict__ total, int64_t contributions,
-                    int32_t* __restrict__ vertices, LatticeStatus* __restrict__ status) {
-  const int64_t i = int64_t{blockIdx.x} * kBuildThreads + threadIdx.x;
-  if (i == 0) status->vertices = *total;
-  if (i < contributions) vertices[i] = static_cast<int32_t>(number_of[first_of[i]]);
-}
-
-// One thread an axis and contribution; those that are their vertex's first look for both
-// neighbours of it.
-__global__ void __launch_bounds__(kBuildThreads, 4)
-    find_neighbours(Vertices vertices, const int32_t* __restrict__ numbers,
-                    const int64_t* __restrict__ slots, const int64_t* __restrict__ number_of,
-                    int64_t contributions, int64_t table_size, int64_t count,
-                    int32_t* __restrict__ neighbours) {
-  const int64_t i = int64_t{blockIdx.x} * kBuildThreads + threadIdx.x;
-  const int64_t own = i % contributions;
-  const int axis = static_cast<int>(i / contributions);
-  if (axis > vertices.dims) return;
-  const bool first =
-      own + 1 < contributions ? number_of[own + 1] > number_of[own] : number_of[own] == count - 1;
-  if (!first) return;
-  const uint64_t mask = static_cast<uint64_t>(table_size) - 1;
-#pragma unroll 1
-  for (int side = 0; side < 2; ++side) {
-    const Sought sought = {own, axis, side == 0 ? 1 : -1};  // forward lowers all but one
-    int32_t found = -1;
-    for (uint64_t slot = hash_of(vertices, sought) & mask;; slot = (slot + 1) & mask) {
-      const int64_t contribution = slots[slot];
-      if (contribution == kNobody) break;
-      if (is_vertex_of(vertices, sought, contribution)) {
-        found = numbers[contribution];
-        break;
-      }
+// Numbers the contributions that are their vertex's first.
+__global__ void __launch_bounds__(kNumberThreads)
+    number_vertices(const LatticeSlot* __restrict__ table, const int64_t* __restrict__ slot_of,
+                    int64_t contributions, unsigned long long* turns, TileState* states,
+                    int32_t* __restrict__ numbers, int64_t* __restrict__ met,
+                    LatticeStatus* __restrict__ status) {
+  FASTSEG_SHARED(int64_t, before_tile, );
+  const int64_t tile = next_tile(turns);
+  const int64_t first = tile * kNumberTile + threadIdx.x * kNumberRounds;
+  unsigned firsts = 0;  // a bit for each of the thread's contributions
+  for (int round = 0; round < kNumberRounds; ++round) {
+    const int64_t i = first + round;
+    if (i < contributions && table[slot_of[i]].first == static_cast<unsigned long long>(i)) {
+      firsts |= 1u << round;
     }
-    neighbours[(axis * count + numbers[own]) * 2 + side] = found;
+  }
+  int64_t total;
+  int64_t number = sum_of_threads_before<kNumberThreads>(__popc(firsts), &total);
+  if (threadIdx.x == 0) {
+    before_tile = sum_of_tiles_before(states, tile, 1, total);
+    if ((tile + 1) * kNumberTile >= contributions) status->vertices = before_tile + total;
+  }
+  __syncthreads();
+  number += before_tile;
+  for (int round = 0; round < kNumberRounds; ++round) {
+    if (!(firsts >> round & 1)) continue;
+    numbers[slot_of[first + round]] = static_cast<int32_t>(number);
+    met[number] = first + round;
+    ++number;
   }
 }
 
-// segments[v]: where vertex v begins among the sorted numbers; every vertex is there.
+// Tells each contribution its vertex, and counts the numbers' digits for the sort.
+__global__ void __launch_bounds__(kSortThreads)
+    name_vertices(const int64_t* __restrict__ slot_of, const int32_t* __restrict__ numbers,
+                  int64_t contributions, int32_t* __restrict__ vertices,
+                  unsigned long long* digits) {
+  DigitCount count;
+  count.begin();
+  const int passes = sort_passes(contributions);
+  for (int round = 0; round < kSortRounds; ++round) {
+    const int64_t i = blockIdx.x * kSortTile + round * kSortThreads + threadIdx.x;
+    if (i >= contributions) break;
+    vertices[i] = numbers[slot_of[i]];
+    count.add(vertices[i], passes);
+  }
+  count.end(digits, passes);
+}
+
+// What both neighbours of a vertex along an axis are: their numbers, or -1.
+struct NeighbourSearch {
+  Vertices vertices;
+  const LatticeSlot* table;
+  const int32_t* numbers;
+  uint64_t mask;
+  int bits;
+
+  __device__ int32_t find(int64_t contribution, int axis, bool forward) const {
+    const PackedKeys packed = {vertices, bits};
+    const WideKey wide = {contribution, axis, forward};
+    const uint64_t key = bits ? packed.neighbour(contribution, axis, forward) : 0;
+    uint64_t slot = (bits ? mixed(key) : wide.hash(vertices)) & mask;
+    for (;; slot = (slot + 1) & mask) {
+      const unsigned long long owner = table[slot].key;
+      if (owner == kNobody) return -1;
+      if (bits ? owner == key : wide.is_vertex_of(vertices, static_cast<int64_t>(owner))) {
+        return numbers[slot];
+      }
+    }
+  }
+};
+
+// One thread a contribution: where vertices begin among the sorted ones, of which each has some;
+// and one a vertex and axis: its neighbours. Threads take turns; M is known on the device.
 __global__ void __launch_bounds__(kBuildThreads)
-    find_segments(const int32_t* __restrict__ sorted, int64_t contributions, int64_t count,
-                  int64_t* __restrict__ segments) {
-  const int64_t i = int64_t{blockIdx.x} * kBuildThreads + threadIdx.x;
-  if (i == 0) segments[count] = contributions;
-  if (i < contributions && (i == 0 || sorted[i] != sorted[i - 1])) segments[sorted[i]] = i;
+    link_vertices(Vertices vertices, const LatticeSlot* __restrict__ table, int64_t table_size,
+                  const int32_t* __restrict__ numbers, const int64_t* __restrict__ met,
+                  const int32_t* __restrict__ members, int64_t contributions,
+                  const LatticeStatus* __restrict__ status, int64_t capacity,
+                  int64_t* __restrict__ segments, int32_t* __restrict__ neighbours) {
+  const int64_t count = status->vertices, links = count * (vertices.dims + 1);
+  const NeighbourSearch search = {vertices, table, numbers, static_cast<uint64_t>(table_size) - 1,
+                                  PackedKeys::bits_for(vertices, status->largest)};
+  const int64_t step = int64_t{gridDim.x} * kBuildThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kBuildThreads + threadIdx.x;
+       i < contributions || i < links; i += step) {
+    if (i == 0) segments[count] = contributions;
+    if (i < contributions && (i == 0 || members[i] != members[i - 1])) segments[members[i]] = i;
+    if (i >= links) continue;
+    const int64_t axis = i / count, vertex = i - axis * count;
+    int32_t* pair = neighbours + (axis * capacity + vertex) * 2;
+#pragma unroll 1
+    for (int side = 0; side < 2; ++side) {
+      pair[side] = search.find(met[vertex], static_cast<int>(axis), side == 0);
+    }
+  }
 }
 
 }  // namespace cuda

@@ -3,15 +3,16 @@
 #include <cstdint>
 
 #include "../../common/check.h"
+#include "../permutohedral.h"
 #include "permutohedral_cuda.h"
 
 namespace fastseg {
 
 // What the CPU's kernels refuse while they build, with the argument's plain name.
-inline Error check_status(const cuda::LatticeStatus& status, int64_t dims) {
-  if (status.bad_feature < dims) {
+inline Error check_status(const cuda::LatticeStatus& status) {
+  if (status.unusable != 0) {
     return value_error("features must be finite, got NaN or infinity in feature ",
-                       status.bad_feature);
+                       kMaxFeatureDims + 1 - static_cast<int64_t>(status.unusable));
   }
   if (!(status.largest < 2147480000.0)) {
     return value_error(

@@ -21,16 +21,27 @@ void with_real(bool double_precision, Use&& use) {
 
 }  // namespace
 
-cudaError_t splat(const void* values, const void* barycentric, const int64_t* segments,
-                  const int64_t* contributors, int64_t contributions, bool double_precision,
-                  int64_t dims, int64_t vertices, int64_t channels, cudaStream_t stream,
-                  void* lattice) {
+cudaError_t splat(const SplatArrays& arrays, bool double_precision, int64_t dims,
+                  int64_t contributions, int64_t vertices, int64_t channels,
+                  const Allocate& allocate, cudaStream_t stream, void* lattice) {
   with_real(double_precision, [&](auto* type) {
     using Real = std::remove_pointer_t<decltype(type)>;
-    FASTSEG_LAUNCH(splat_segments<Real>, blocks_of(vertices * channels), kFilterThreads, 0, stream,
-                   static_cast<const Real*>(values), static_cast<const Real*>(barycentric),
-                   segments, contributors, contributions, static_cast<int>(dims + 1), vertices,
-                   channels, static_cast<Real*>(lattice));
+    const Splat<Real> splat = {static_cast<const Real*>(arrays.values),
+                               static_cast<const Real*>(arrays.barycentric),
+                               arrays.vertices,
+                               arrays.segments,
+                               arrays.contributors,
+                               contributions,
+                               vertices,
+                               channels,
+                               Corners(dims)};
+    const int64_t rows = piece_tiles(contributions);
+    auto* tiles = static_cast<Real*>(allocate(rows * channels * int64_t{sizeof(Real)}));
+    FASTSEG_LAUNCH(splat_pieces<Real>, blocks_of((vertices + rows) * channels), kFilterThreads, 0,
+                   stream, splat, static_cast<Real*>(lattice), tiles);
+    FASTSEG_LAUNCH(join_pieces<Real>, blocks_of(vertices * channels), kFilterThreads, 0, stream,
+                   arrays.segments, contributions, vertices, channels, tiles,
+                   static_cast<Real*>(lattice));
   });
   return cudaGetLastError();
 }
@@ -38,12 +49,14 @@ cudaError_t splat(const void* values, const void* barycentric, const int64_t* se
 cudaError_t blur(void* lattice, void* other, const int32_t* neighbours, bool double_precision,
                  int64_t dims, int64_t vertices, int64_t channels, bool reverse,
                  cudaStream_t stream, void** result) {
+  const auto axis = [&](int64_t step) -> const int32_t* {
+    return step > dims ? nullptr : neighbours + (reverse ? dims - step : step) * vertices * 2;
+  };
   with_real(double_precision, [&](auto* type) {
     using Real = std::remove_pointer_t<decltype(type)>;
-    for (int64_t step = 0; step <= dims; ++step) {
-      const int64_t axis = reverse ? dims - step : step;
-      FASTSEG_LAUNCH(blur_axis<Real>, blocks_of(vertices * channels), kFilterThreads, 0, stream,
-                     static_cast<const Real*>(lattice), neighbours + axis * vertices * 2, vertices,
+    for (int64_t step = 0; step <= dims; step += 2) {
+      FASTSEG_LAUNCH(blur_axes<Real>, blocks_of(vertices * channels), kFilterThreads, 0, stream,
+                     static_cast<const Real*>(lattice), axis(step), axis(step + 1), vertices,
                      channels, static_cast<Real*>(other));
       std::swap(lattice, other);
     }
@@ -73,7 +86,7 @@ cudaError_t vertex_products(const void* lattice, const void* values, const int32
     using Real = std::remove_pointer_t<decltype(type)>;
     FASTSEG_LAUNCH(multiply_vertices<Real>, blocks_of(points * (dims + 1)), kFilterThreads, 0,
                    stream, static_cast<const Real*>(lattice), static_cast<const Real*>(values),
-                   vertices, static_cast<int>(dims + 1), points, vertex_count, channels,
+                   vertices, Corners(dims), points, vertex_count, channels,
                    static_cast<Real*>(products));
   });
   return cudaGetLastError();

@@ -12,11 +12,16 @@
 namespace fastseg {
 namespace cuda {
 
-// What the host must know before it can allocate the rest, and refuse.
+// What the host must know before it can allocate the rest, and refuse. It begins with zeros.
 struct LatticeStatus {
-  int64_t vertices;     // M
-  int64_t bad_feature;  // a feature that is not finite, or 17
-  double largest;       // magnitude of the lattice coordinates
+  int64_t vertices;   // M
+  uint64_t unusable;  // 0, or 17 - d for the first feature d that is not finite
+  double largest;     // magnitude of the lattice coordinates
+};
+
+// A slot of the hash table: a vertex, and the first contribution to it.
+struct alignas(16) LatticeSlot {
+  unsigned long long key, first;
 };
 
 // A lattice between its two halves.
@@ -31,24 +36,41 @@ struct LatticePlan {
 
   // Scratch of the first half that the second reads.
   int32_t* cells;      // (B, N, D + 1)
-  int64_t* slots;      // (table_size): the first contribution of a vertex, or -1
-  int64_t* number_of;  // (B N (D + 1)): how many vertices are met before a contribution
-  int64_t table_size;  // a power of two
+  LatticeSlot* table;  // (table_size), a power of two
+  int32_t* numbers;    // (table_size): of the vertices in the table
+  int64_t* met;        // (M): a vertex's first contribution
+  void* sort_space;
+  int64_t table_size;
   int64_t contributions() const { return batch * points * (dims + 1); }
 };
 
-// Places the points and numbers the vertices, in the order in which they are met.
-cudaError_t place_lattice(LatticePlan* plan, const Allocate& allocate, cudaStream_t stream);
-// neighbours (D + 1, M, 2), segments (M + 1), contributors (B N (D + 1)).
-cudaError_t link_lattice(const LatticePlan& plan, int64_t vertices, const Allocate& allocate,
-                         cudaStream_t stream, int32_t* neighbours, int64_t* segments,
-                         int64_t* contributors);
+// Places the points and numbers the vertices, in the order in which they are met. All at once, so
+// that what must begin as zeros does so with one operation; `*statuses` are those of the plans, one
+// after the other, and then `extra` words of zeros.
+cudaError_t place_lattices(LatticePlan* const* plans, int count, int64_t extra,
+                           const Allocate& allocate, cudaStream_t stream, LatticeStatus** statuses);
+
+// What the second half writes, for a lattice of `capacity` vertices or fewer.
+struct LatticeLinks {
+  int64_t capacity;
+  int32_t* neighbours;    // (D + 1, capacity, 2)
+  int64_t* segments;      // (capacity + 1)
+  int64_t* contributors;  // (B N (D + 1))
+  int32_t* members;       // (B N (D + 1)): the vertex of each contributor
+  int64_t* place_of;      // (B N (D + 1)): the inverse of contributors, or null
+};
+cudaError_t link_lattice(const LatticePlan& plan, const Allocate& allocate, cudaStream_t stream,
+                         const LatticeLinks& links);
 
 // These trust no index: one that is out of range gives NaN.
-cudaError_t splat(const void* values, const void* barycentric, const int64_t* segments,
-                  const int64_t* contributors, int64_t contributions, bool double_precision,
-                  int64_t dims, int64_t vertices, int64_t channels, cudaStream_t stream,
-                  void* lattice);
+struct SplatArrays {
+  const void *values, *barycentric;
+  const int32_t* vertices;
+  const int64_t *segments, *contributors;
+};
+cudaError_t splat(const SplatArrays& arrays, bool double_precision, int64_t dims,
+                  int64_t contributions, int64_t vertices, int64_t channels,
+                  const Allocate& allocate, cudaStream_t stream, void* lattice);
 // From `lattice` through `other` (both are overwritten); returns in *result which of them holds
 // the blurred one.
 cudaError_t blur(void* lattice, void* other, const int32_t* neighbours, bool double_precision,

@@ -32,16 +32,24 @@ struct CudaBackend {
     const cuda::Allocate allocate = [&](int64_t bytes) { return call.scratch(bytes); };
     int64_t count = 0;
     if (batch > 0) {
-      call.check(cuda::place_lattice(&plan, allocate, call.stream()));
-      count = checked_count(dims, plan);
+      call.refuse_capture("the number of vertices, a shape, depends on the features");
+      cuda::LatticePlan* plans[] = {&plan};
+      cuda::LatticeStatus* status = nullptr;
+      call.check(cuda::place_lattices(plans, 1, 0, allocate, call.stream(), &status));
+      count = checked_count(status);
     }
     const Tensor neighbours = empty_tensor({dims + 1, count, 2}, TensorType::Int, device);
     const Tensor segments = empty_tensor({count + 1}, TensorType::Long, device);
     const Tensor contributors = empty_tensor({plan.contributions()}, TensorType::Long, device);
     if (batch > 0) {
-      call.check(cuda::link_lattice(
-          plan, count, allocate, call.stream(), mutable_data<int32_t>(neighbours),
-          mutable_data<int64_t>(segments), mutable_data<int64_t>(contributors)));
+      const int64_t bytes = plan.contributions() * int64_t{sizeof(int32_t)};
+      const cuda::LatticeLinks links = {count,
+                                        mutable_data<int32_t>(neighbours),
+                                        mutable_data<int64_t>(segments),
+                                        mutable_data<int64_t>(contributors),
+                                        static_cast<int32_t*>(allocate(bytes)),
+                                        nullptr};
+      call.check(cuda::link_lattice(plan, allocate, call.stream(), links));
     } else {
       call.check(cudaMemsetAsync(segments.mutable_data_ptr(), 0, sizeof(int64_t), call.stream()));
     }
@@ -53,11 +61,14 @@ struct CudaBackend {
   template <typename Index>
   void check_indices(const char*, const Index*, int64_t, int64_t, int64_t) const {}
 
-  void splat(const Tensor& values, const Tensor& weights, const int64_t* segments,
-             const Tensor& contributors, int64_t dims, const Tensor& lattice) const {
-    call.check(cuda::splat(values.const_data_ptr(), weights.const_data_ptr(), segments,
-                           data<int64_t>(contributors), contributors.numel(), is_double(values),
-                           dims, lattice.size(0), lattice.size(1), call.stream(),
+  void splat(const Tensor& values, const Tensor& vertices, const Tensor& weights,
+             const int64_t* segments, const Tensor& contributors, const Tensor& lattice) const {
+    const cuda::SplatArrays arrays = {values.const_data_ptr(), weights.const_data_ptr(),
+                                      data<int32_t>(vertices), segments,
+                                      data<int64_t>(contributors)};
+    const cuda::Allocate allocate = [&](int64_t bytes) { return call.scratch(bytes); };
+    call.check(cuda::splat(arrays, is_double(values), vertices.size(2) - 1, contributors.numel(),
+                           lattice.size(0), lattice.size(1), allocate, call.stream(),
                            lattice.mutable_data_ptr()));
   }
   Tensor blur(const Tensor& lattice, const Tensor& links, bool reverse) const {
@@ -84,10 +95,10 @@ struct CudaBackend {
   }
 
  private:
-  int64_t checked_count(int64_t dims, const cuda::LatticePlan& plan) const {
+  int64_t checked_count(const cuda::LatticeStatus* on_device) const {
     cuda::LatticeStatus status;
-    call.read(plan.status, sizeof(status), &status);
-    raise_if(from_kernel(op, "features", check_status(status, dims)));
+    call.read(on_device, sizeof(status), &status);
+    raise_if(from_kernel(op, "features", check_status(status)));
     return status.vertices;
   }
 };
