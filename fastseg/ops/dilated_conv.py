@@ -86,9 +86,9 @@ def dilated_conv2d(
         bias: ``(O,)``, dtype of ``input``, or None.
         rate: distance of neighbouring taps in samples, at least 1; a number or (vertical,
             horizontal).
-        padding: rows and columns of zeros around the input: ``"valid"`` (none), ``"same"`` (output
-            ``ceil(H / stride)``; an odd row or column goes to the end), one number, (vertical,
-            horizontal) or (top, bottom, left, right).
+        padding: rows and columns of zeros around the input: ``"valid"`` (none), ``"same"``
+            (``rate * (KH - 1)`` rows in all, whatever ``stride``, an odd one at the end: output
+            ``ceil(H / stride)``), one number, (vertical, horizontal) or (top, bottom, left, right).
         stride: distance of neighbouring outputs in samples, at least 1; a number or a pair.
         groups: independent groups of channels; C makes the convolution depthwise.
         activation: None or ``"relu"``.
