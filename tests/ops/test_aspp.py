@@ -169,6 +169,7 @@ def test_outputs_of_different_branches_may_differ_where_concatenated(combine):
             aspp(*arguments)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("combine", ["sum", "concat"])
 @pytest.mark.parametrize("case", ["v2-small-rates", "v3", "mixed-kernels", "many-outputs"])
 def test_transformed_weights(case, combine):
