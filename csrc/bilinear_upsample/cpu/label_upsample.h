@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -80,7 +79,7 @@ class LabelUpsample {
         blocks_(column_blocks<T>(geometry)),
         scores_(scores),
         batch_(layout.batch),
-        class_bits_(std::bit_width(static_cast<uint64_t>(scores.channels - 1))) {
+        class_bits_(scores.channels > 1 ? 64 - __builtin_clzll(scores.channels - 1) : 0) {
     const double step = sample_step(g_.source_width, g_.width, g_.align_corners, g_.scale_width);
     for (int64_t x = 0; x < g_.width; ++x) {
       columns_.push_back(sample_taps(x, g_.source_width, g_.width, g_.align_corners, step));
