@@ -2,22 +2,12 @@
 
 #include <cmath>
 
+#include "arithmetic.h"
 #include "launch.cuh"
 
 // Numbers are read into the type of the arithmetic, float for half precision, and rounded once
 // when they are written.
 namespace fastseg {
-
-template <typename S>
-struct ArithmeticOf {
-  using type = float;
-};
-template <>
-struct ArithmeticOf<double> {
-  using type = double;
-};
-template <typename S>
-using Arithmetic = typename ArithmeticOf<S>::type;
 
 __device__ __forceinline__ float widen(float value) { return value; }
 __device__ __forceinline__ double widen(double value) { return value; }

@@ -2,22 +2,12 @@
 
 #include <cstdint>
 
+#include "../../common/arithmetic.h"
 #include "../../common/half.h"
 
 // Scores are read into the type of the arithmetic, and rounded once when they are written.
 namespace fastseg {
 namespace FASTSEG_ISA {
-
-template <typename S>
-struct ArithmeticOf {
-  using type = float;
-};
-template <>
-struct ArithmeticOf<double> {
-  using type = double;
-};
-template <typename S>
-using Arithmetic = typename ArithmeticOf<S>::type;
 
 template <typename S>
 inline Arithmetic<S> widen(S value) {

@@ -1,22 +1,12 @@
 #pragma once
 
+#include "../../common/arithmetic.h"
 #include "../../common/half.h"
 #include "layer.h"
 
 // Between images of any layout and type and images by pixels in the type of the arithmetic.
 namespace fastseg {
 namespace FASTSEG_ISA {
-
-template <typename T>
-struct ArithmeticOf {
-  using type = float;
-};
-template <>
-struct ArithmeticOf<double> {
-  using type = double;
-};
-template <typename T>
-using Arithmetic = typename ArithmeticOf<T>::type;
 
 constexpr int64_t kPixelsOfTask = 64;
 
