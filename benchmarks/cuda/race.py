@@ -3,7 +3,7 @@
 import argparse
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,7 @@ def measure(
                 call()
         seconds = iter(in_rounds(stopwatch, calls, rounds))
     return [
-        result if result.why_not else Result(**{**vars(result), "seconds": next(seconds)})
-        for result in results
+        result if result.why_not else replace(result, seconds=next(seconds)) for result in results
     ]
 
 
