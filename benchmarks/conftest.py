@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import harness
+from benchmarks import harness, report
 
 THREADS = (1, 2)
 
@@ -66,7 +66,7 @@ def race(benchmark, grounds):
         verdict = suite.judge(grounds.expected(suite, case), entrant.side.read(call()))
         assert verdict.accepted, f"{entrant.name} is wrong: {verdict}"
         benchmark.group = f"{suite.name} {case.id} {case.setting}"
-        benchmark.extra_info.update(verdict.figures, load=harness.load())
+        benchmark.extra_info.update(verdict.figures, load=report.load())
         benchmark.pedantic(call, rounds=5)
 
     return run

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import harness
+from benchmarks import harness, report
 from benchmarks.ops import bench_dilated_conv as conv
 
 TITLE = "time per pixel of convolutions, 65 to 257 pixels and 1 to 8 images"
@@ -57,14 +57,14 @@ def run(options: argparse.Namespace, results: Path) -> int:
     """Measure, print, write CSV and PNG; the exit status."""
     if reason := conv.SUITE.opponent.missing():
         raise SystemExit(reason)
-    about = harness.environment()
+    about = report.environment()
     series = [
         measure(layer, options.threads, options.repeats)
         for layer in ([options.layers] if options.layers else LAYERS)
     ]
     output = options.output or results / "conv-scaling"
     rows = [as_row(point, options.threads) for points in series for point in points]
-    harness.write_csv(output.with_suffix(".csv"), rows, about)
+    report.write_csv(output.with_suffix(".csv"), rows, about)
     plot(series, output.with_suffix(".png"), about)
     for points in series:
         print(summary(points))
@@ -111,7 +111,7 @@ def as_row(point: Point, threads: int) -> dict[str, str]:
         "ms": harness.milliseconds(point.seconds),
         "ns_per_pixel": f"{point.nanoseconds:.1f}",
         "conv2d_channels_last_ms": harness.milliseconds(point.opponent_seconds),
-        "load": harness.load(),
+        "load": report.load(),
     }
 
 

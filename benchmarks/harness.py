@@ -4,21 +4,11 @@ A suite is data: cases, one opponent, our own sides. ``run.py`` gives each suite
 and ``conftest.py`` hands the same suites to pytest-benchmark.
 """
 
-import csv
 import gc
-import json
-import os
-import platform
-import shlex
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
-from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +199,14 @@ class Measurement:
         return f"{text}, {self.verdict}"
 
 
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f}"
+
+
+def megabytes(size: float | None) -> str:
+    return "" if size is None else f"{size / 1e6:.1f}"
+
+
 def entrants_of(sides: Iterable[Side], threads: Sequence[int]) -> list[Entrant]:
     """Each side with every number of threads, or with its own."""
     return [
@@ -303,6 +301,9 @@ def time_together(
     return timings
 
 
+Weigh = Callable[[Suite, Any, Scene, Sequence[Entrant]], Sequence[float | None]]
+
+
 def measure(
     suite: Suite,
     case: Any,
@@ -310,17 +311,17 @@ def measure(
     entrants: Sequence[Entrant],
     *,
     repeats: int,
-    memory: bool,
+    weigh: Weigh | None = None,
 ) -> list[Measurement]:
-    """Check, then time, then weigh every entrant of a case."""
+    """Check, then time, then weigh every entrant of a case, if told how."""
     threads = list(dict.fromkeys(entrant.threads for entrant in entrants))
     sides = [side for side in suite.opponents if not side.missing()]
     opponents = entrants_of(sides, threads)
     examined = examine(suite, case, scene, [*opponents, *entrants])
     timings = time_together(suite, examined, repeats)
-    peaks: list[float | None] = [None] * (len(entrants) + 1)
-    if memory:
-        peaks = peak_memory(suite, case, scene, [opponents[0], *entrants])
+    peaks: Sequence[float | None] = [None] * (len(entrants) + 1)
+    if weigh:
+        peaks = weigh(suite, case, scene, [opponents[0], *entrants])
     first: dict[str, np.ndarray] = {}
     measurements = []
     for one, peak in zip(examined[len(opponents) :], peaks[1:], strict=True):
@@ -342,238 +343,3 @@ def measure(
             )
         )
     return measurements
-
-
-# Memory
-
-
-def resident(key: str) -> int:
-    """``VmRSS`` (now) or ``VmHWM`` (highest so far) of this process, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(key)
-
-
-def rise_of_peak(call: Call) -> tuple[int, float]:
-    """How far the resident size rose during a call above what it was before, and the seconds.
-
-    In bytes, the result counted and the arguments not. Linux only: the kernel's high-water mark is
-    reset to the present size first.
-    """
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    start = time.perf_counter()
-    result = call()
-    seconds = time.perf_counter() - start
-    rise = max(0, resident("VmHWM") - before)
-    del result
-    return rise, seconds
-
-
-def can_measure_memory() -> bool:
-    """Whether the high-water mark of the resident size can be read and reset."""
-    return os.access("/proc/self/clear_refs", os.W_OK)
-
-
-def peak_memory(
-    suite: Suite, case: Any, scene: Scene, entrants: Sequence[Entrant]
-) -> list[float | None]:
-    """The rise of the peak resident size of each entrant's first call, in a fresh process each."""
-    if not can_measure_memory():
-        return [None] * len(entrants)
-    with tempfile.TemporaryDirectory() as folder:
-        save_scene(scene, Path(folder))
-        return [run_alone(suite, case, entrant, Path(folder))["peak"] for entrant in entrants]
-
-
-def save_scene(scene: Scene, folder: Path) -> None:
-    """One file an array, for :mod:`benchmarks.peak` to load."""
-    for name, array in scene.items():
-        np.save(folder / f"{name}.npy", array)
-
-
-def run_alone(
-    suite: Suite, case: Any, entrant: Entrant, folder: Path, repeats: int = 1
-) -> dict[str, Any]:
-    """Run an entrant in a new interpreter on the scene in ``folder``: what benchmarks.peak says."""
-    arguments = [suite.module, case.id, case.setting, entrant.side.name, str(entrant.threads)]
-    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    child = subprocess.run(
-        [sys.executable, "-m", "benchmarks.peak", *arguments, str(folder), str(repeats)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if child.returncode != 0:
-        raise RuntimeError(f"benchmarks.peak {shlex.join(arguments)} failed:\n{child.stderr}")
-    return json.loads(child.stdout.splitlines()[-1])
-
-
-# Reports
-
-
-def environment(command: Sequence[str] | None = None) -> dict[str, str]:
-    """What a reader needs to judge a number and to make it again."""
-    packages = ["numpy", "torch", "pydensecrf2", "fastseg-kernels"]
-    return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
-        "cpu": cpu_name(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "instruction_set": instruction_set(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **{name: version_of(name) for name in packages},
-        "commit": commit(),
-        "command": shlex.join(command if command is not None else ["python", *sys.argv]),
-    }
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def instruction_set() -> str:
-    try:
-        return str(import_module("fastseg._numpy").instruction_set())
-    except ImportError:
-        return "unknown"
-
-
-def version_of(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "absent"
-
-
-def commit() -> str:
-    """The commit checked out, marked where files other than the results differ from it."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        head = git("rev-parse", "--short=12", "HEAD")
-        changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
-        return head + ("+changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def load() -> str:
-    """Processes that wanted a core in the last minute: well above one, the times are noisy."""
-    return f"{os.getloadavg()[0]:.2f}"
-
-
-def as_row(suite: Suite, measurement: Measurement, photograph: str) -> dict[str, str]:
-    """One line of the CSV, without the environment."""
-    m = measurement
-    return {
-        "suite": suite.name,
-        "case": m.case.id,
-        "setting": m.case.setting,
-        "photograph": photograph,
-        "opponent": m.rival.side.name if m.rival else suite.opponent.name,
-        "side": m.entrant.side.name,
-        "threads": str(m.entrant.threads),
-        "repeats": str(len(m.timing.seconds)),
-        "opponent_ms_min": milliseconds(m.opponent.least),
-        "opponent_ms_median": milliseconds(m.opponent.median),
-        "opponent_spread": f"{m.opponent.spread:.3f}",
-        "ms_min": milliseconds(m.timing.least),
-        "ms_median": milliseconds(m.timing.median),
-        "spread": f"{m.timing.spread:.3f}",
-        "ratio_of_minima": f"{m.ratio_of_minima:.3f}",
-        "ratio_of_medians": f"{m.ratio_of_medians:.3f}",
-        "lowest_round": f"{m.lowest_round:.3f}",
-        "must": "" if m.must is None else f"{m.must:g}",
-        "aim": "" if m.aim is None else f"{m.aim:g}",
-        "opponent_peak_mb": megabytes(m.opponent_peak),
-        "peak_mb": megabytes(m.peak),
-        "same_bits": str(m.same_bits),
-        **{name: f"{value:.6g}" for name, value in m.verdict.figures.items()},
-        "load": load(),
-    }
-
-
-def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f}"
-
-
-def megabytes(size: float | None) -> str:
-    return "" if size is None else f"{size / 1e6:.1f}"
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, str]], about: Mapping[str, str]) -> None:
-    """Write rows, each followed by what ``about`` says of the machine; whole file or none."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*columns, *about], restval="")
-        writer.writeheader()
-        writer.writerows({**row, **about} for row in rows)
-    partial.replace(path)
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, text to the left and numbers to the right."""
-    lines = [list(header), *map(list, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-
-    def is_number(cell: str) -> bool:
-        return cell[:1].isdigit()
-
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if is_number(cell) or line is lines[0] else cell.ljust(width)
-            for cell, width in zip(line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
-TABLE_HEADER = (
-    *("case", "setting", "side", "threads", "ms-min", "ms-median", "spread"),
-    *("ratio-min", "ratio-median", "lowest", "must", "aim", "MB", "verdict"),
-)
-
-
-def table_rows(measurements: Sequence[Measurement]) -> list[list[str]]:
-    """One line for every entrant, led by the opponent's where a case begins."""
-    rows = []
-    for previous, m in zip([None, *measurements], measurements, strict=False):
-        head = [m.case.id, m.case.setting]
-        if previous is None or previous.opponent is not m.opponent:
-            times = time_cells(m.opponent)
-            name, threads = (m.rival.side.name, m.rival.threads) if m.rival else ("opponent", 1)
-            peak = megabytes(m.opponent_peak)
-            rows.append([*head, name, str(threads), *times, *[""] * 5, peak, ""])
-        rows.append(
-            [
-                *head,
-                m.entrant.side.name,
-                str(m.entrant.threads),
-                *time_cells(m.timing),
-                *(f"{x:.2f}" for x in (m.ratio_of_minima, m.ratio_of_medians, m.lowest_round)),
-                "" if m.must is None else f"{m.must:g}{' MISSED' if m.slower_than_must else ''}",
-                "" if m.aim is None else f"{m.aim:g}",
-                megabytes(m.peak) + (" HIGHER" if m.heavier else ""),
-                f"{m.verdict}" + ("" if m.same_bits else ", bits differ from the first's"),
-            ]
-        )
-    return rows
-
-
-def time_cells(timing: Timing) -> list[str]:
-    return [milliseconds(timing.least), milliseconds(timing.median), f"{timing.spread:.0%}"]

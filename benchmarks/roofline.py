@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import harness
+from benchmarks.report import write_csv
 from benchmarks.roofline_cards import CARDS, Plan
 from benchmarks.roofline_conv import convolutions, pyramids
 from benchmarks.roofline_crf import dense_crf, field_options, lattice_filter
@@ -162,7 +162,7 @@ def main() -> None:
     print(report(found, occupancy))
     if options.write:
         rows = [row for plan in found for row in rows_of(plan, occupancy)]
-        harness.write_csv(options.write / "roofline.csv", rows, {})
+        write_csv(options.write / "roofline.csv", rows, {})
         plot(options.write / "roofline.png", found)
         print(f"\nwrote roofline.csv and roofline.png to {options.write}")
 

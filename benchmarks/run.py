@@ -9,7 +9,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import conv_scaling, harness, scaling, scenes
+from benchmarks import conv_scaling, harness, report, scaling, scenes
+from benchmarks.peak import peak_memory
 
 ON_CUDA = ("crf", "conv", "aspp", "models", "upsample")
 
@@ -46,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
         add("--repeats", type=int, default=7, help="rounds (7)")
         add("--quick", action="store_true", help="three rounds of the first size, no memory")
         add("--csv", type=Path, help="where to write (benchmarks/results/)")
+        add("--keep", action="store_true", help="replace only the measured cases' rows in the CSV")
+        add("--resume", action="store_true", help="leave out what the CSV holds, and keep it")
         add("--image", type=Path, help="photograph to segment instead of the demo's")
         add("--photos", type=Path, help="folder: run on each photograph, report the worst ratio")
         add("--no-memory", action="store_true", help="leave the peak memory out")
@@ -93,38 +96,42 @@ def race(suite: harness.Suite, options: argparse.Namespace) -> int:
     cases = chosen(suite, options)
     entrants = participants(suite, options)
     repeats = 3 if options.quick else options.repeats
-    memory = not (options.quick or options.no_memory)
-    about = harness.environment()
+    weigh = None if options.quick or options.no_memory else peak_memory
+    about = report.environment()
     print("\n".join(f"{name}: {value}" for name, value in about.items() if name != "command"))
 
+    path = options.csv or RESULTS / file_name(suite, options)
+    rows = report.Rows(path, suite, about, keep=options.keep or options.resume)
     photographs = scenes.photographs_in(options.photos) if options.photos else [options.image]
     found: dict[Path | None, list[harness.Measurement]] = {}
-    rows, wrong = [], []
+    wrong = []
     for photograph in photographs:
         found[photograph] = []
+        name = photograph.name if photograph else "demo"
         for case in cases:
+            if options.resume and rows.hold(case, name):
+                print(f"{name} {case.id} {case.setting}: measured before, see {path}")
+                continue
             scene = suite.scene(case, photograph)
             try:
                 measured = harness.measure(
-                    suite, case, scene, entrants, repeats=repeats, memory=memory
+                    suite, case, scene, entrants, repeats=repeats, weigh=weigh
                 )
             except harness.WrongResult as error:
                 wrong.append(str(error))
+                rows.replace(case, name, [])
                 print(f"NOT TIMED {error}")
                 continue
-            name = photograph.name if photograph else "demo"
             for m in measured:
                 print(f"{name} {m}", flush=True)
-            rows += [harness.as_row(suite, m, name) for m in measured]
+            rows.replace(case, name, measured)
             found[photograph] += measured
 
     measurements = [m for group in found.values() for m in group]
-    print("\n" + harness.table(harness.TABLE_HEADER, harness.table_rows(measurements)))
+    print("\n" + report.table(report.TABLE_HEADER, report.table_rows(measurements)))
     if options.photos:
         print("\nworst of the photographs\n" + worst(found))
-    if rows:
-        path = options.csv or RESULTS / file_name(suite, options)
-        harness.write_csv(path, rows, about)
+    if measurements:
         print(f"\nwrote {path}")
     missed = [m for m in measurements if m.slower_than_must or m.heavier]
     return 1 if wrong or (options.strict and missed) else 0
@@ -153,7 +160,7 @@ def worst(found: dict[Path | None, list[harness.Measurement]]) -> str:
             key = (m.case.id, m.case.setting, m.entrant.name)
             if key not in lowest or m.ratio_of_medians < lowest[key][0].ratio_of_medians:
                 lowest[key] = (m, photograph)
-    return harness.table(
+    return report.table(
         ["case", "setting", "side", "ratio-min", "ratio-median", "photograph"],
         [
             [*key, f"{m.ratio_of_minima:.2f}", f"{m.ratio_of_medians:.2f}", getattr(p, "name", "")]
@@ -181,7 +188,7 @@ def profile(suite: harness.Suite, options: argparse.Namespace) -> int:
             columns.append([entrant.name, *(min(r[i][1] for r in runs) for i in range(len(names)))])
         print(f"\n{case.id} {case.setting}, milliseconds")
         print(
-            harness.table(
+            report.table(
                 ["phase", *(column[0] for column in columns)],
                 [
                     [name, *(harness.milliseconds(column[i + 1]) for column in columns)]

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import harness
+from benchmarks import harness, report
 from benchmarks.ops import bench_mean_field as mean_field
+from benchmarks.peak import can_measure_memory, run_alone, save_scene
 
 TITLE = "time and memory per pixel from 0.1 to 100 megapixels"
 LIMIT = 1.3  # greatest ratio between the dearest and the cheapest pixel of a series
@@ -83,9 +84,9 @@ def run(options: argparse.Namespace, results: Path) -> int:
     """Measure, print, write CSV and PNG; the exit status."""
     if reason := SUITE.ours[0].missing():
         raise SystemExit(f"fastseg cannot run: {reason}")
-    if not harness.can_measure_memory():
+    if not can_measure_memory():
         raise SystemExit("this system does not tell a process's peak memory")
-    about = harness.environment()
+    about = report.environment()
     series = [
         measure_series(labels, setting, options)
         for setting in ([options.settings] if options.settings else SETTINGS)
@@ -93,7 +94,7 @@ def run(options: argparse.Namespace, results: Path) -> int:
     ]
     output = options.output or results / "scaling"
     rows = [as_row(point) for points in series for point in points]
-    harness.write_csv(output.with_suffix(".csv"), rows, about)
+    report.write_csv(output.with_suffix(".csv"), rows, about)
     plot(series, output.with_suffix(".png"), about)
     for points in series:
         print(summary(points))
@@ -113,9 +114,9 @@ def measure_series(labels: int, setting: str, options: argparse.Namespace) -> li
         if size <= options.opponent_largest and not SUITE.opponent.missing():
             entrants += harness.entrants_of([SUITE.opponent], [1])
         with tempfile.TemporaryDirectory() as folder:
-            harness.save_scene(SUITE.scene(case, options.image), Path(folder))
+            save_scene(SUITE.scene(case, options.image), Path(folder))
             for entrant in entrants:
-                found = harness.run_alone(SUITE, case, entrant, Path(folder), repeats)
+                found = run_alone(SUITE, case, entrant, Path(folder), repeats)
                 seconds, peak = min(found["seconds"]), found["peak"]
                 point = Point(case, entrant.side.name, entrant.threads, seconds, peak)
                 points.append(point)
@@ -164,7 +165,7 @@ def as_row(point: Point) -> dict[str, str]:
         "ns_per_pixel": f"{point.nanoseconds_per_pixel:.3f}",
         "peak_mb": harness.megabytes(point.peak),
         "bytes_per_pixel": f"{point.bytes_per_pixel:.2f}",
-        "load": harness.load(),
+        "load": report.load(),
     }
 
 

@@ -19,6 +19,7 @@ from fastseg.data.files import whole_file
 from fastseg.models.deconvnet import DeconvNet
 from fastseg.models.unet import UNet
 from fastseg.models.with_crf import WithCRF
+from fastseg.ops.activation import activate
 
 SMALLEST, LARGEST = 64, 16384  # sides that programs take, in pixels
 MOST_IMAGES = 1024  # of a batch
@@ -188,7 +189,7 @@ def convolution(
     output = functional.conv2d(input, weight, bias, list(stride), sides, list(rate), groups)
     if residual is not None:
         output = output + residual
-    return output.relu() if activation == "relu" else output
+    return activate(output, activation)
 
 
 def pyramid(
@@ -209,7 +210,7 @@ def pyramid(
     total = torch.cat(outputs, 1) if combine == "concat" else outputs[0]
     for output in outputs[1:] if combine == "sum" else []:
         total = total + output
-    return total.relu() if activation == "relu" else total
+    return activate(total, activation)
 
 
 def interpolation(

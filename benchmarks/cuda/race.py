@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import harness
+from benchmarks import harness, report
 from benchmarks.cuda.sides import SUITES, Call, Place, Side, Suite
 from fastseg import __version__
 from fastseg.tuning import gpu
@@ -141,7 +141,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),
         "fastseg": __version__,
-        **harness.environment(),
+        **report.environment(),
     }
 
 
@@ -167,11 +167,11 @@ def run(
         for precision in precisions:
             found = measure(suite, case, scene, precision, stopwatch, rounds=options.repeats)
             rows += (new := rows_of(found, options.repeats))
-            table = harness.table(HEADER, [[row[c] for c in HEADER] for row in new])
+            table = report.table(HEADER, [[row[c] for c in HEADER] for row in new])
             print(f"\n{table}", flush=True)
     fewer = len(precisions) < len(suite.precisions)
     part = "-partial" if options.quick or options.cases or options.image or fewer else ""
     path = options.csv or results_folder / f"cuda_{name}{part}.csv"
-    harness.write_csv(path, rows, about)
+    report.write_csv(path, rows, about)
     print(f"\nwrote {path}")
     return int(any(row["not_timed"].startswith("WRONG") for row in rows))

@@ -31,28 +31,34 @@ def plain_torch(model: Any) -> Any:
         conv.weight, conv.bias = layer.weight, layer.bias
         return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv) if uneven else conv
 
+    def activated(output: Any, activation: str | None) -> Any:
+        if activation is None:
+            return output
+        return getattr(nn.functional, activation)(output, inplace=True)
+
     class Block(nn.Module):
         """Convolution, norm, residual and ReLU."""
 
-        def __init__(self, conv: Any, norm: Any, relu: bool) -> None:
+        def __init__(self, conv: Any, norm: Any, activation: str | None) -> None:
             super().__init__()
-            self.conv, self.norm, self.relu = conv, norm, relu
+            self.conv, self.norm, self.activation = conv, norm, activation
 
         def forward(self, input: Any, residual: Any = None) -> Any:
             output = self.norm(self.conv(input))
             if residual is not None:
                 output = output + residual
-            return nn.functional.relu(output, inplace=True) if self.relu else output
+            return activated(output, self.activation)
 
     class Pyramid(nn.Module):
-        def __init__(self, branches: list[Any], combine: str, relu: bool) -> None:
+        def __init__(self, branches: list[Any], combine: str, activation: str | None) -> None:
             super().__init__()
-            self.branches, self.combine, self.relu = nn.ModuleList(branches), combine, relu
+            self.branches, self.combine = nn.ModuleList(branches), combine
+            self.activation = activation
 
         def forward(self, input: Any) -> Any:
             outputs = [branch(input) for branch in self.branches]
             total = torch.cat(outputs, 1) if self.combine == "concat" else sum(outputs)
-            return nn.functional.relu(total, inplace=True) if self.relu else total
+            return activated(total, self.activation)
 
     def interpolate(
         input: Any, size: Any = None, align_corners: bool = False, scale: Any = None
@@ -62,12 +68,12 @@ def plain_torch(model: Any) -> Any:
 
     def replaced(module: Any) -> Any:
         if isinstance(module, blocks.DilatedConv2d):
-            return Block(conv_of(module), nn.Identity(), module.activation == "relu")
+            return Block(conv_of(module), nn.Identity(), module.activation)
         if isinstance(module, blocks.ConvNormReLU):
-            return Block(conv_of(module.conv), module.norm, module.activation == "relu")
+            return Block(conv_of(module.conv), module.norm, module.activation)
         if isinstance(module, blocks.ASPP):
             branches = [replaced(branch) for branch in module.branches]
-            return Pyramid(branches, module.combine, module.activation == "relu")
+            return Pyramid(branches, module.combine, module.activation)
         for name, child in module.named_children():
             setattr(module, name, replaced(child))
         module.__class__ = interpolating(type(module), interpolate)

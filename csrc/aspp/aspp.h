@@ -25,7 +25,8 @@ struct AsppBranch {
 struct AsppCall {
   int64_t batch, channels, height, width;
   std::vector<AsppBranch> branches;
-  bool concat, relu;
+  bool concat;
+  Activation activation;
   bool high_accuracy;
   ElementType type;
   Image<const void> input;  // (B, C, H, W)

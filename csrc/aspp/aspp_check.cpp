@@ -75,7 +75,7 @@ Error check_branch(const char* op, const AsppArguments& arguments, size_t i, Asp
 
 Error check_aspp(const char* op, const AsppArguments& arguments, bool typed_weights,
                  AsppCall* call) {
-  FASTSEG_RETURN_IF_ERROR(check_activation(op, arguments.activation, &call->relu));
+  FASTSEG_RETURN_IF_ERROR(check_activation(op, arguments.activation, &call->activation));
   FASTSEG_RETURN_IF_ERROR(check_accuracy(op, arguments.accuracy, &call->high_accuracy));
   FASTSEG_RETURN_IF_ERROR(check_floating_image(op, arguments.input));
   FASTSEG_RETURN_IF_ERROR(check_counts(op, arguments));

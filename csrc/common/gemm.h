@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "activation.h"
 #include "simd.h"
 
 // The matrix product of the convolutions: C = A B, where the rows of A (pixels) and of C lie
@@ -77,7 +78,7 @@ struct Tile {
   int64_t columns;  // to be stored; the last panel may have more
   bool accumulate;  // add to C
   bool last;        // then do what follows
-  bool relu;
+  Activation activation;
   bool stream;                   // C is complete, aligned to vectors, and larger than the caches
   const T* column_bias;          // padded to whole panels, or null
   const T* row_bias;             // or null
@@ -134,6 +135,19 @@ inline V relu_of(V value) {
   return value < V{} ? V{} : value;  // NaN stays
 }
 
+template <typename V>
+inline V relu6_of(V value) {
+  const V six = V{} + 6.0f;
+  const V least = relu_of(value);
+  return least > six ? six : least;
+}
+
+template <typename V>
+inline V activated(Activation activation, V value) {
+  if (activation == Activation::kRelu) return relu_of(value);
+  return activation == Activation::kRelu6 ? relu6_of(value) : value;
+}
+
 // The end of a tile whose last panel has columns that do not exist: `sum` (rows, columns) in
 // memory.
 template <typename T>
@@ -150,7 +164,7 @@ void finish_part(const Tile<T>& tile, int rows, const T* sum, int64_t stride) {
         if (tile.column_bias) value += tile.column_bias[j];
         if (tile.row_bias) value += tile.row_bias[i];
         if (tile.residual[i]) value += tile.residual[i][j];
-        if (tile.relu && value < 0) value = 0;
+        value = activated(tile.activation, value);
       }
       tile.c[i][j] = value;
     }
@@ -242,7 +256,8 @@ void multiply_tile(const Tile<T>& tile) {
       if (tile.column_bias) FASTSEG_FOR_SUMS(sum[i][v] += load<V>(tile.column_bias + v * kL));
       if (tile.row_bias) FASTSEG_FOR_SUMS(sum[i][v] += tile.row_bias[i]);
       if (tile.residual[0]) FASTSEG_FOR_SUMS(sum[i][v] += load<V>(tile.residual[i] + v * kL));
-      if (tile.relu) FASTSEG_FOR_SUMS(sum[i][v] = relu_of(sum[i][v]));
+      if (tile.activation == Activation::kRelu) FASTSEG_FOR_SUMS(sum[i][v] = relu_of(sum[i][v]));
+      if (tile.activation == Activation::kRelu6) FASTSEG_FOR_SUMS(sum[i][v] = relu6_of(sum[i][v]));
     }
     if (tile.stream) {
       FASTSEG_FOR_SUMS(store_past_caches(tile.c[i] + v * kL, sum[i][v]));

@@ -101,7 +101,9 @@ inline double strassen_cost(const ConvGeometry& g, const AlgorithmWishes& wishes
       static_cast<double>(g.batch) * static_cast<double>(g.out_height() * g.out_width());
   const double channels = static_cast<double>(g.in_channels + g.out_channels);
   const double weights = static_cast<double>(g.in_channels) * static_cast<double>(g.out_channels);
-  return direct_products(g) * (0.875 * 2 / 212.0) + pixels * channels * 0.05 +
+  const double panels =
+      static_cast<double>(strassen_panels(g) * 32) / static_cast<double>(g.out_channels);
+  return direct_products(g) * panels * (0.875 * 2 / 212.0) + pixels * channels * 0.05 +
          weights * (wishes.transformed ? 0.28 : 3) + layout_cost(g, wishes) + kCall;
 }
 

@@ -23,7 +23,7 @@ struct Layer {
   const std::optional<Tensor>& residual;
   ConvGeometry geometry;
   ConvAlgorithm algorithm;
-  bool relu;
+  Activation activation;
 };
 
 Tensor convolve(const Layer& layer, const ConvWeight& weight) {
@@ -40,7 +40,7 @@ Tensor convolve(const Layer& layer, const ConvWeight& weight) {
                          weight,
                          bias ? bias->const_data_ptr() : nullptr,
                          layer.residual ? view_of(*layer.residual) : Image<const void>{},
-                         layer.relu,
+                         layer.activation,
                          mutable_view_of(output)};
   // For less work calling the threads together takes longer than they would save.
   const double alone = is_depthwise(g) ? 2e5 : 1e6;
@@ -68,7 +68,7 @@ Tensor dilated_conv2d(const Tensor& input, const Tensor& weight, std::optional<T
                                      stride,
                                      groups,
                                      algorithm.value};
-    raise_if(check_activation(op, activation.value, &layer.relu));
+    raise_if(check_activation(op, activation.value, &layer.activation));
     raise_if(check_dilated_conv2d(op, arguments, &layer.geometry, &layer.algorithm));
     raise_if(check_same_dtype(op, arguments.input, arguments.weight));
     return convolve(layer, weight_of(weight));
@@ -166,7 +166,7 @@ Tensor dilated_conv2d_transformed(const Tensor& input, const Tensor& transformed
     arguments.stride = take(2);
     arguments.groups = *next;
     arguments.algorithm = std::move(algorithm.value);
-    raise_if(check_activation(op, activation.value, &layer.relu));
+    raise_if(check_activation(op, activation.value, &layer.activation));
     raise_if(check_transformable(op, arguments.input));
     raise_if(check_dilated_conv2d(op, arguments, &layer.geometry, &layer.algorithm));
     raise_if(check_dtype(op, info, "float32"));

@@ -2,10 +2,12 @@
 
 #include <cstdint>
 
+#include "../common/activation.h"
 #include "../common/parallel.h"
 
 // Two-dimensional convolution with rate, stride, padding and groups, and what follows it in a
-// network (bias, residual, ReLU): contract between the kernels and the doors that lead to them.
+// network (bias, residual, activation): contract between the kernels and the doors that lead to
+// them.
 //
 // Letters: B images, C input channels, H, W; O output channels; kernel (KH, KW).
 namespace fastseg {
@@ -37,7 +39,7 @@ enum class ConvAlgorithm {
   kWinograd,      // 3x3, stride 1, one group: error below 3e-5 of the largest output
   kWinogradHigh,  // the same with transforms whose error is below 3e-6
   kPointwise,     // 1x1, no padding, one group
-  kStrassen,      // the same with seven eighths of the products; channels in multiples of 32
+  kStrassen,      // the same with seven eighths of the products; C even, C and O at least 32
 };
 
 // (B, C, H, W) of any layout: strides in elements.
@@ -67,7 +69,7 @@ struct ConvCall {
   ConvWeight weight;
   const void* bias;            // (O,) or null
   Image<const void> residual;  // (B, O, out_height, out_width), or null
-  bool relu;
+  Activation activation;
   Image<void> output;  // (B, O, out_height, out_width), channels_last or NCHW
 };
 

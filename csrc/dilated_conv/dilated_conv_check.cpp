@@ -128,10 +128,17 @@ Error check_transformed(const char* op, const ArgumentInfo& transformed, const f
                      "layer, input size and algorithm, got that of another");
 }
 
-Error check_activation(const char* op, const std::string& name, bool* relu) {
-  *relu = name == "relu";
-  if (*relu || name == "none") return {};
-  return value_error(op, ": activation must be 'none' or 'relu', got '", name, "'");
+Error check_activation(const char* op, const std::string& name, Activation* activation) {
+  if (name == "none") {
+    *activation = Activation::kNone;
+  } else if (name == "relu") {
+    *activation = Activation::kRelu;
+  } else if (name == "relu6") {
+    *activation = Activation::kRelu6;
+  } else {
+    return value_error(op, ": activation must be 'none', 'relu' or 'relu6', got '", name, "'");
+  }
+  return {};
 }
 
 Error check_accuracy(const char* op, const std::string& name, bool* high) {
@@ -189,9 +196,10 @@ Error check_algorithm(const char* op, const std::string& name, const ConvGeometr
                        "kernel, no padding and one group");
   }
   if (found->value == ConvAlgorithm::kStrassen && !strassen_serves(geometry)) {
-    return value_error(op, ": algorithm must serve the layer, got 'strassen', which needs a 1x1 ",
-                       "kernel, no padding, one group and multiples of ", kStrassenUnit,
-                       " channels");
+    return value_error(
+        op, ": algorithm must serve the layer, got 'strassen', which needs a 1x1 ",
+        "kernel, no padding, one group, an even number of input channels and at least ",
+        kStrassenFewest, " inputs and outputs");
   }
   const bool winograd =
       found->value == ConvAlgorithm::kWinograd || found->value == ConvAlgorithm::kWinogradHigh;

@@ -52,8 +52,8 @@ Error check_layer_size(const char* op, const std::vector<int64_t>& weight_and_ge
 Error check_transformed(const char* op, const ArgumentInfo& transformed, const float* values,
                         const ConvGeometry& geometry, ConvAlgorithm algorithm);
 
-// "none" or "relu".
-Error check_activation(const char* op, const std::string& name, bool* relu);
+// "none", "relu" or "relu6".
+Error check_activation(const char* op, const std::string& name, Activation* activation);
 
 // "default" or "high".
 Error check_accuracy(const char* op, const std::string& name, bool* high);

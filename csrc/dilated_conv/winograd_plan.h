@@ -244,12 +244,14 @@ inline bool pointwise_serves(const ConvGeometry& g) {
          g.padding[2] == 0 && g.padding[3] == 0;
 }
 
-// Both matrices are halved along the channels, and halves are whole panels.
-constexpr int64_t kStrassenUnit = 32;
+// Both matrices are halved along the channels. Halves of the outputs are whole panels: the second
+// ends with zeros where it is shorter.
+constexpr int64_t kStrassenFewest = 32;  // channels
 inline bool strassen_serves(const ConvGeometry& g) {
-  return pointwise_serves(g) && g.in_channels % kStrassenUnit == 0 &&
-         g.out_channels % kStrassenUnit == 0;
+  return pointwise_serves(g) && g.in_channels % 2 == 0 &&
+         std::min(g.in_channels, g.out_channels) >= kStrassenFewest;
 }
+inline int64_t strassen_panels(const ConvGeometry& g) { return (g.out_channels + 31) / 32; }
 
 inline bool is_depthwise(const ConvGeometry& g) {
   return g.groups > 1 && g.group_inputs() == 1 && g.group_outputs() == 1;
@@ -286,7 +288,7 @@ inline PackedLayout packed_layout(const ConvGeometry& g, ConvAlgorithm algorithm
     }
     layout.size = best.weight_products() * panels * 16 * g.in_channels;
   } else if (algorithm == ConvAlgorithm::kStrassen) {
-    layout.size = g.in_channels * g.out_channels / 4 * 7;
+    layout.size = g.in_channels / 2 * strassen_panels(g) * 16 * 7;
   } else if (is_depthwise(g)) {
     layout.size = g.taps() * g.out_channels;
   } else {

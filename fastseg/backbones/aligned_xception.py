@@ -25,7 +25,7 @@ class AlignedBlock(SeparableBlock):
         output = input
         for conv in self.convs:
             output = conv(output)
-        return self.with_shortcut(output, input)
+        return output + self.around(input)
 
 
 class AlignedXception(Recorded):

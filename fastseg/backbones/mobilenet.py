@@ -49,7 +49,7 @@ class MobileNetV2(Recorded):
         super().__init__()
         self.in_channels, self.pad_input = in_channels, pad_input
         conv = partial(
-            ConvNormReLU, norm_eps=norm_eps, norm_momentum=norm_momentum, activation=None
+            ConvNormReLU, norm_eps=norm_eps, norm_momentum=norm_momentum, activation="relu6"
         )
         self.stem = conv(in_channels, 32, stride=2, padding=0 if pad_input else "same")
         self.blocks = nn.ModuleList()
@@ -76,7 +76,7 @@ class MobileNetV2(Recorded):
 
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:
         """The maps of 24, 32, 96 and 320 channels of an image ``(B, in_channels, H, W)``."""
-        output, features = functional.relu6(self.stem(input), inplace=True), []
+        output, features = self.stem(input), []
         for index, block in enumerate(self.blocks):
             output = block(output)
             if index in (2, 5, 12, 16):
@@ -101,7 +101,7 @@ class InvertedResidual(nn.Module):
         self.same_channels = in_channels == out_channels
         self.expand = conv(in_channels, hidden, kernel_size=1) if expansion > 1 else None
         self.depthwise = conv(hidden, hidden, groups=hidden)
-        self.project = conv(hidden, out_channels, kernel_size=1)
+        self.project = conv(hidden, out_channels, kernel_size=1, activation=None)
 
     def set_geometry(self, stride: int, rate: int) -> None:
         set_geometry(self.depthwise, stride=stride, rate=rate)
@@ -113,8 +113,7 @@ class InvertedResidual(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         output = functional.pad(input, (self.rate,) * 4) if self.pad_input else input
         if self.expand is not None:
-            output = functional.relu6(self.expand(output), inplace=True)
-        output = functional.relu6(self.depthwise(output), inplace=True)
+            output = self.expand(output)
         keeps_shape = self.same_channels and self.stride == 1
-        result: Tensor = self.project(output, input if keeps_shape else None)
+        result: Tensor = self.project(self.depthwise(output), input if keeps_shape else None)
         return result

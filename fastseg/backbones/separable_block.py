@@ -11,6 +11,8 @@ from fastseg.nn import ConvNormReLU, SeparableConvNormReLU
 class SeparableBlock(nn.Module):
     """Separable convolutions in a row, from one of ``widths`` to the next, beside a shortcut."""
 
+    last_activation: str | None = "relu"
+
     def __init__(
         self,
         widths: tuple[int, ...],
@@ -20,10 +22,13 @@ class SeparableBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.stride = stride
-        self.convs = nn.ModuleList(separable(*pair) for pair in pairwise(widths))
+        *first, last = pairwise(widths)
+        self.convs = nn.ModuleList(separable(*pair) for pair in first)
+        self.convs.append(separable(*last, activation=self.last_activation))
         self.shortcut: ConvNormReLU | None = None
         if stride > 1 or widths[0] != widths[-1]:
             self.shortcut = conv(widths[0], widths[-1], kernel_size=1, activation=None)
 
-    def with_shortcut(self, output: Tensor, input: Tensor) -> Tensor:
-        return output + (input if self.shortcut is None else self.shortcut(input))
+    def around(self, input: Tensor) -> Tensor:
+        """What goes past the convolutions."""
+        return input if self.shortcut is None else self.shortcut(input)

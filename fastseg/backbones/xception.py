@@ -15,6 +15,7 @@ from fastseg.nn.recipe import Recorded
 class XceptionBlock(SeparableBlock):
     """ReLU before each separable convolution, and max pooling for the stride."""
 
+    last_activation = None
     pooled = False
 
     def set_geometry(self, stride: int, rate: int) -> None:
@@ -26,12 +27,14 @@ class XceptionBlock(SeparableBlock):
             set_geometry(self.shortcut, stride=stride)
 
     def forward(self, input: Tensor) -> Tensor:
-        output = input
-        for conv in self.convs:
-            output = conv(output.relu())
+        output = input.relu()
+        *first, last = self.convs
+        for conv in first:
+            output = conv(output)
         if self.pooled:
-            output = functional.max_pool2d(output, 3, 2, 1)
-        return self.with_shortcut(output, input)
+            return functional.max_pool2d(last(output), 3, 2, 1) + self.around(input)
+        result: Tensor = last(output, self.around(input))
+        return result
 
 
 class Xception(Recorded):
@@ -64,17 +67,16 @@ class Xception(Recorded):
             norm_eps=norm_eps,
             norm_momentum=norm_momentum,
         )
-        linear = partial(separable, activation=None)
         self.in_channels = in_channels
         self.conv1 = conv(in_channels, 32, stride=2, padding=0)
         self.conv2 = conv(32, 64, padding=0)
         self.blocks = nn.ModuleList(
             [
-                XceptionBlock((64, 128, 128), 2, conv, linear),
-                XceptionBlock((128, 256, 256), 2, conv, linear),
-                XceptionBlock((256, 728, 728), 2, conv, linear),
-                *(XceptionBlock((728, 728, 728, 728), 1, conv, linear) for _ in range(8)),
-                XceptionBlock((728, 728, 1024), 2, conv, linear),
+                XceptionBlock((64, 128, 128), 2, conv, separable),
+                XceptionBlock((128, 256, 256), 2, conv, separable),
+                XceptionBlock((256, 728, 728), 2, conv, separable),
+                *(XceptionBlock((728, 728, 728, 728), 1, conv, separable) for _ in range(8)),
+                XceptionBlock((728, 728, 1024), 2, conv, separable),
             ]
         )
         self.conv3 = separable(1024, 1536)

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from fastseg.nn import DilatedConv2d
+from fastseg.ops.activation import CEILING
 from fastseg.ops.conv_geometry import ConvGeometry
 
 Conv: TypeAlias = nn.Conv2d | DilatedConv2d | nn.ConvTranspose2d
@@ -74,3 +75,17 @@ def geometry_from(
         stride=stride,
         groups=groups,
     )
+
+
+def own_activation(block: nn.Module) -> str:
+    """What a convolution or block says of itself: torch's convolutions have none."""
+    return getattr(block, "activation", None) or "none"
+
+
+def activation_of(module: nn.Module) -> str | None:
+    """The name of an activation that the kernels have, too; None of other modules."""
+    if type(module).forward is nn.ReLU.forward:
+        return "relu"
+    if isinstance(module, nn.Hardtanh) and type(module).forward is nn.Hardtanh.forward:
+        return "relu6" if (module.min_val, module.max_val) == (0.0, CEILING) else None
+    return None

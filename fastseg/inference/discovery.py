@@ -6,7 +6,12 @@ from typing import TypeGuard
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastseg.inference.conv_modules import Conv, is_convolution_turned_round
+from fastseg.inference.conv_modules import (
+    Conv,
+    activation_of,
+    is_convolution_turned_round,
+    own_activation,
+)
 from fastseg.inference.fused_conv import FusedConv, Settings, has_hooks
 from fastseg.inference.fused_forward import (
     FusedBlock,
@@ -67,12 +72,13 @@ def fuse_neighbours(modules: list[nn.Module], settings: Settings) -> list[FusedR
             parts.append(modules.pop(0))
             continue
         norm = foldable(conv, following[0])
-        relu = is_relu(following[norm is not None])
-        length = 1 + (norm is not None) + relu
+        activation = own_activation(conv)
+        length = 1 + (norm is not None)
+        if activation == "none" and (found := plain_activation(following[length - 1])) is not None:
+            activation, length = found, length + 1
         if length > 1:
-            active = getattr(conv, "activation", None) == "relu"
             fused = FusedConv(conv, norm, settings)
-            parts.append(FusedRun(modules[:length], fused, relu or active))
+            parts.append(FusedRun(modules[:length], fused, activation))
         else:
             parts.append(conv)
         modules = modules[length:]
@@ -110,10 +116,8 @@ def is_norm(module: object) -> TypeGuard[nn.BatchNorm2d]:
     )
 
 
-def is_relu(module: nn.Module | None) -> bool:
-    return (
-        isinstance(module, nn.ReLU) and type(module).forward is nn.ReLU.forward and is_plain(module)
-    )
+def plain_activation(module: nn.Module | None) -> str | None:
+    return None if module is None or not is_plain(module) else activation_of(module)
 
 
 def is_plain(module: nn.Module) -> bool:

@@ -135,7 +135,7 @@ class FusedConv:
         return [tensor for tensor in found if tensor is not None]
 
     # Called for every layer of a model: what small ones take beside their kernel is what is here.
-    def __call__(self, input: Tensor, residual: Tensor | None, relu: bool) -> Tensor | None:
+    def __call__(self, input: Tensor, residual: Tensor | None, activation: str) -> Tensor | None:
         """What the modules would give but for rounding; None where only they can tell."""
         tensors = self.tensors()
         if not self.serves(input, residual, tensors):
@@ -157,7 +157,7 @@ class FusedConv:
             return None  # broadcast
         if plan.to_channels_last:
             input = to_channels_last(input)
-        return plan.convolve(input, folded.bias, residual, "relu" if relu else "none")
+        return plan.convolve(input, folded.bias, residual, activation)
 
     def serves(self, input: Tensor, residual: Tensor | None, tensors: list[Tensor]) -> bool:
         """Whether these inputs can be served as long as the weights can; shapes are not judged."""

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastseg.inference.conv_modules import own_activation
 from fastseg.inference.fused_conv import FusedConv, has_hooks
 from fastseg.inference.straight_line import StraightLine
 
@@ -47,8 +48,7 @@ class FusedBlock(FusedForward):
             return self.as_before(*arguments, **named)
         input, *rest = arguments
         residual = rest[0] if rest else residual
-        relu = getattr(self.module, "activation", None) == "relu"
-        output = self.conv(input, residual, relu)
+        output = self.conv(input, residual, own_activation(self.module))
         return self.as_before(*arguments, **named) if output is None else output
 
 
@@ -69,12 +69,12 @@ class FusedStraightLine(FusedForward):
 class FusedRun:
     """Neighbours in a sequence: a convolution, then a norm, an activation or both."""
 
-    def __init__(self, modules: list[nn.Module], conv: FusedConv, relu: bool) -> None:
-        self.modules, self.conv, self.relu = modules, conv, relu
+    def __init__(self, modules: list[nn.Module], conv: FusedConv, activation: str) -> None:
+        self.modules, self.conv, self.activation = modules, conv, activation
 
     def __call__(self, input: Tensor) -> Tensor:
         if not any(has_hooks(module) for module in self.modules[1:]):
-            output = self.conv(input, None, self.relu)
+            output = self.conv(input, None, self.activation)
             if output is not None:
                 return output
         for module in self.modules:

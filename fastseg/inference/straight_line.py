@@ -20,11 +20,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from fastseg.inference.conv_modules import Conv
+from fastseg.inference.conv_modules import Conv, activation_of, own_activation
 from fastseg.inference.fused_conv import FusedConv, Settings, has_hooks
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
-RELUS = (functional.relu, torch.relu, torch.relu_, functional.relu_)
+ACTIVATIONS: dict[Any, str] = {
+    **dict.fromkeys((functional.relu, torch.relu, torch.relu_, functional.relu_), "relu"),
+    functional.relu6: "relu6",
+}
 SIMPLE = (int, float, bool, str, type(None))
 
 
@@ -204,7 +207,7 @@ class Step(NamedTuple):
     conv: FusedConv | None
     input: int
     residual: int | None
-    relu: bool
+    activation: str
     finished: list[int]  # values that no later step reads
 
 
@@ -281,7 +284,7 @@ class StraightLine:
             followers = [self.modules.get(call.target) for call in step.calls[1:]]
             if not any(follower is not None and has_hooks(follower) for follower in followers):
                 residual = None if step.residual is None else values[step.residual]
-                output = step.conv(values[step.input], residual, step.relu)
+                output = step.conv(values[step.input], residual, step.activation)
                 if output is not None:
                     return output
         for call in step.calls:
@@ -325,7 +328,7 @@ class Run(NamedTuple):
     nodes: list[fx.Node]
     conv: FusedConv
     residual: fx.Node | None
-    relu: bool
+    activation: str
 
 
 def fused_runs(
@@ -340,27 +343,27 @@ def fused_runs(
         conv = child(node, modules)
         if not is_conv(conv) or not one_argument(node):
             continue
-        relu = getattr(conv, "activation", None) == "relu"
+        own = own_activation(conv)
         longer, residual = [node], None
         following = only_user(node)
         norm = foldable(conv, child(following, modules)) if one_argument(following) else None
         if following is not None and norm is not None:
             longer = [*longer, following]
         fused = FusedConv(conv, norm, settings)
-        run = Run(longer, fused, None, relu)
+        run = Run(longer, fused, None, own)
         following = only_user(longer[-1])
-        other = None if relu else added(following, longer[-1])
+        other = added(following, longer[-1]) if own == "none" else None
         if following is not None and other is not None:
             longer, residual = [*longer, following], other
             following = only_user(following)
             if safe_to_delay(order, longer, residual, modules):
-                run = Run(longer, fused, residual, relu)
+                run = Run(longer, fused, residual, own)
             else:
                 following = None
-        if following is not None and is_relu(following, modules):
+        if own == "none" and (activation := activation_at(following, modules)) is not None:
             longer = [*longer, following]
             if safe_to_delay(order, longer, residual, modules):
-                run = Run(longer, fused, residual, True)
+                run = Run(longer, fused, residual, activation)
         if safe_to_delay(order, run.nodes, run.residual, modules):
             runs.append(run)
     return runs
@@ -390,9 +393,9 @@ def steps_of(graph: fx.Graph, runs: list[Run]) -> list[Step]:
             calls = [call_of(part, number) for part in run.nodes]
             source, residual = number[run.nodes[0].args[0]], run.residual
             other = None if residual is None else number[residual]
-            steps.append(Step(calls, run.conv, source, other, run.relu, []))
+            steps.append(Step(calls, run.conv, source, other, run.activation, []))
         elif node not in inside:
-            steps.append(Step([call_of(node, number)], None, -1, None, False, []))
+            steps.append(Step([call_of(node, number)], None, -1, None, "none", []))
     nodes = list(graph.nodes)
     last: dict[int, int] = {}
     for place, step in enumerate(steps):
@@ -472,14 +475,17 @@ def added(node: fx.Node | None, value: fx.Node) -> fx.Node | None:
     return second if first is value else first
 
 
-def is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def activation_at(node: fx.Node | None, modules: dict[str, nn.Module]) -> str | None:
+    """The name of what a node does, where it is an activation that kernels know."""
+    if node is None or len(node.args) != 1:
+        return None
     module = child(node, modules)
     if module is not None:
-        return type(module).forward is nn.ReLU.forward and one_argument(node)
+        return activation_of(module) if one_argument(node) else None
     if node.op == "call_method":
-        return node.target in ("relu", "relu_") and len(node.args) == 1 and not node.kwargs
-    known = node.op == "call_function" and node.target in RELUS
-    return known and len(node.args) == 1 and set(node.kwargs) <= {"inplace"}
+        return "relu" if node.target in ("relu", "relu_") and not node.kwargs else None
+    known = node.op == "call_function" and set(node.kwargs) <= {"inplace"}
+    return ACTIVATIONS.get(node.target) if known else None
 
 
 def may_write(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from fastseg.nn.checked import Activation, Count, Epsilon, OneOf, RatesOrZero, Share, checked
 from fastseg.nn.conv_norm_relu import ConvNormReLU
-from fastseg.nn.dilated_conv import DilatedConv2d, activate
+from fastseg.nn.dilated_conv import DilatedConv2d
 from fastseg.ops import aspp
+from fastseg.ops.activation import activate
 
 
 class ASPP(nn.Module):
@@ -30,7 +31,7 @@ class ASPP(nn.Module):
         kernel_size: of the branches whose rate is not 0; odd.
         norm: whether batch norm follows each convolution, which then has no bias.
         norm_eps, norm_momentum: of ``torch.nn.BatchNorm2d``.
-        activation: None or ``"relu"``.
+        activation: None, ``"relu"`` or ``"relu6"``.
     """
 
     @checked

@@ -167,7 +167,7 @@ Scales: TypeAlias = Annotated[
 Epsilon: TypeAlias = Annotated[float, Number("be a finite number of at least 0")]
 Stride: TypeAlias = Annotated[int, OneOf(8, 16, 32)]
 """Of the output of a backbone."""
-Activation: TypeAlias = Annotated[str, OneOf("relu")]
+Activation: TypeAlias = Annotated[str, OneOf("relu", "relu6")]
 
 
 def checked(init: Callable[P, R]) -> Callable[P, R]:

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from fastseg.nn.checked import Activation, Count, Epsilon, Share, Size, Zeros, checked
-from fastseg.nn.dilated_conv import DilatedConv2d, activate
+from fastseg.nn.dilated_conv import DilatedConv2d
+from fastseg.ops.activation import activate
 
 
 class ConvNormReLU(nn.Module):
@@ -14,7 +15,7 @@ class ConvNormReLU(nn.Module):
             see :class:`fastseg.nn.DilatedConv2d`.
         bias: whether the convolution has one too, which the norm makes redundant.
         norm_eps, norm_momentum: of ``torch.nn.BatchNorm2d``.
-        activation: ``"relu"`` or None.
+        activation: ``"relu"``, ``"relu6"`` or None.
     """
 
     @checked

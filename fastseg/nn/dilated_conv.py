@@ -26,7 +26,7 @@ class DilatedConv2d(nn.Module):
         stride: distance of neighbouring outputs in samples.
         groups: independent groups of channels; ``in_channels`` makes it depthwise.
         bias: whether there is one.
-        activation: None or ``"relu"``.
+        activation: None, ``"relu"`` or ``"relu6"``.
     """
 
     bias: nn.Parameter | None
@@ -98,7 +98,3 @@ class DilatedConv2d(nn.Module):
         if self.bias is None:
             text += ", bias=False"
         return text + (f", activation={self.activation!r}" if self.activation else "")
-
-
-def activate(value: Tensor, activation: str | None) -> Tensor:
-    return value.relu() if activation == "relu" else value

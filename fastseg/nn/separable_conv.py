@@ -21,7 +21,7 @@ class SeparableConvNormReLU(nn.Module):
             for, see :class:`fastseg.nn.DilatedConv2d`.
         norm_between: whether batch norm and ReLU follow the depthwise part.
         norm_eps, norm_momentum: of ``torch.nn.BatchNorm2d``.
-        activation: at the end, ``"relu"`` or None.
+        activation: at the end, ``"relu"``, ``"relu6"`` or None.
     """
 
     @checked

@@ -10,11 +10,11 @@ from torch import Tensor
 import fastseg._C  # noqa: F401  loads the kernels into torch.ops.fastseg
 from fastseg._arguments import check_tensor
 from fastseg.ops import gpu
+from fastseg.ops.activation import activate, activation_grad, activation_name
 from fastseg.ops.conv_geometry import ConvGeometry, is_integer
 from fastseg.ops.dilated_conv import (
     FLOATS,
     TORCH,
-    activation_name,
     autocast_dtype,
     call_plainly,
     convolution_grads,
@@ -65,7 +65,7 @@ def aspp(
         rates: one for each branch, distance of neighbouring taps in samples; 0 or more for a 1x1
             kernel, which has no use for it, and at least 1 for others.
         combine: ``"sum"`` or ``"concat"``.
-        activation: None or ``"relu"``; follows the sum.
+        activation: None, ``"relu"`` or ``"relu6"``; follows the sum.
         accuracy: ``"default"`` or ``"high"``.
         algorithm: on a GPU one of :func:`fastseg.ops.dilated_conv2d`'s for GPUs, for all branches
             together; ``"torch"``, anywhere, is one of torch's convolutions after the other. None
@@ -188,7 +188,7 @@ def pool_by_torch(
     total = torch.cat(outputs, 1) if combine == "concat" else outputs[0]
     for output in outputs[1:] if combine == "sum" else []:
         total = total + output
-    return total.relu() if activation == "relu" else total
+    return activate(total, activation)
 
 
 def transform_weights(
@@ -261,15 +261,15 @@ def _(  # type: ignore[no-untyped-def]
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    input, weights, biases, rates, ctx.combine, activation, *_ = inputs
+    input, weights, biases, rates, ctx.combine, ctx.activation, *_ = inputs
     ctx.rates, ctx.branches, ctx.biases = list(rates), len(weights), len(biases)
-    ctx.save_for_backward(input, *weights, output if activation == "relu" else None)
+    ctx.save_for_backward(input, *weights, None if ctx.activation == "none" else output)
 
 
 def _grad(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     input, *weights, output = ctx.saved_tensors
     if output is not None:
-        grad = torch.ops.aten.threshold_backward(grad, output, 0)
+        grad = activation_grad(grad, output, ctx.activation)
     outputs = [weight.shape[0] for weight in weights]
     grads = torch.split(grad, outputs, 1) if ctx.combine == "concat" else [grad] * len(weights)
     need = ctx.needs_input_grad

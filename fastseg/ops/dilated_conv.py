@@ -11,6 +11,7 @@ from torch.nn import functional
 import fastseg._C  # loads the kernels into torch.ops.fastseg
 from fastseg._arguments import check_tensor
 from fastseg.ops import gpu
+from fastseg.ops.activation import CEILING, activate, activation_grad, activation_name
 from fastseg.ops.conv_geometry import ConvGeometry, Padding, Pair
 from fastseg.ops.errors import user_errors
 from fastseg.tuning import shape_class
@@ -48,8 +49,8 @@ def dilated_conv2d(
     Which algorithm runs is decided from the shapes, the geometry and the memory format, by a model
     of its cost. The number of threads and earlier calls have no part in it. ``"direct"`` serves
     everything and leaves out taps that meet only padding; ``"pointwise"`` a 1x1 kernel with no
-    padding and one group; ``"strassen"`` the same where both numbers of channels are multiples of
-    32; ``"winograd"`` and ``"winograd-high"`` a 3x3 kernel of any rate with
+    padding and one group; ``"strassen"`` the same from 32 inputs and 32 outputs on, the
+    inputs an even number; ``"winograd"`` and ``"winograd-high"`` a 3x3 kernel of any rate with
     stride 1 and one group, on each of the rate * rate interleaved images; ``"torch"`` is torch's
     own convolution, followed by what is to be fused. float64, float16 and bfloat16 are computed by
     ``"direct"`` where none is named; the last two in float32.
@@ -91,7 +92,7 @@ def dilated_conv2d(
             ``ceil(H / stride)``), one number, (vertical, horizontal) or (top, bottom, left, right).
         stride: distance of neighbouring outputs in samples, at least 1; a number or a pair.
         groups: independent groups of channels; C makes the convolution depthwise.
-        activation: None or ``"relu"``.
+        activation: None, ``"relu"`` or ``"relu6"`` (at most 6).
         residual: of the output's shape and dtype, added before the activation, or None.
         algorithm: one of the above in place of the choice.
         accuracy: ``"default"`` or ``"high"``; bounds the choice, not a named algorithm.
@@ -270,13 +271,6 @@ def call_plainly(operator: Any, arguments: tuple[Any, ...]) -> Any:
         return operator(*arguments)
 
 
-def activation_name(op: str, activation: str | None) -> str:
-    """As the compiled operators call it."""
-    if activation not in (None, "relu"):
-        raise ValueError(f"{op}: activation must be None or 'relu', got {activation!r}")
-    return activation or "none"
-
-
 def is_channels_last(image: Tensor) -> bool:
     """Whether an operator's output for this input is channels_last."""
     return image.shape[1] > 1 and image.stride(1) == 1 and not image.is_contiguous()
@@ -350,13 +344,11 @@ def run_torch(layer: Layer) -> Tensor:
     in_place = not output.requires_grad
     if layer.residual is not None:
         output = output.add_(layer.residual) if in_place else output + layer.residual
-    if layer.activation == "relu":
-        output = output.relu_() if in_place else output.relu()
-    return output
+    return activate(output, layer.activation, in_place=in_place)
 
 
 def can_prepack(layer: Layer) -> bool:
-    """Whether oneDNN can take the weights in a layout of its own, and the ReLU with them."""
+    """Whether oneDNN can take the weights in a layout of its own, and what follows with them."""
     top, bottom, left, right = layer.geometry.padding
     return (
         torch._C._has_mkldnn
@@ -374,6 +366,13 @@ def prepack(weight: Tensor, geometry: ConvGeometry, input_shape: Sequence[int]) 
     return packed
 
 
+ONEDNN_NAMES: dict[str, tuple[str, list[float]]] = {
+    "none": ("none", []),
+    "relu": ("relu", []),
+    "relu6": ("hardtanh", [0.0, CEILING]),
+}
+
+
 def prepacked_call(weight: Tensor, geometry: ConvGeometry) -> Convolve:
     """torch's convolution on weights from :func:`prepack`."""
     operator, numbers = torch.ops.mkldnn._convolution_pointwise, onednn_geometry(geometry)
@@ -383,11 +382,12 @@ def prepacked_call(weight: Tensor, geometry: ConvGeometry) -> Convolve:
         input: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str
     ) -> Tensor:
         output: Tensor
+        name, bounds = ONEDNN_NAMES[activation]
         if residual is None:
-            output = plain(input, weight, bias, *numbers, activation, [], "")
+            output = plain(input, weight, bias, *numbers, name, bounds, "")
         else:
-            last = "relu" if activation == "relu" else None
-            output = binary(input, residual, weight, bias, *numbers, "add", 1.0, last, [], None)
+            last = None if name == "none" else name
+            output = binary(input, residual, weight, bias, *numbers, "add", 1.0, last, bounds, None)
         return output
 
     return convolve
@@ -472,15 +472,16 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(
         input if ctx.needs_input_grad[1] else None,
         weight if ctx.needs_input_grad[0] else None,
-        output if activation == "relu" else None,
+        None if activation == "none" else output,
     )
+    ctx.activation = activation
     ctx.input_shape, ctx.weight_shape = input.shape, weight.shape
 
 
 def _grad(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     input, weight, output = ctx.saved_tensors
     if output is not None:
-        grad = torch.ops.aten.threshold_backward(grad, output, 0)
+        grad = activation_grad(grad, output, ctx.activation)
     need = ctx.needs_input_grad
     # Only the shape of what is not saved is read.
     grads = convolution_grads(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastseg.reference.dilated_conv import dilated_conv2d
+from fastseg.reference.dilated_conv import activated, dilated_conv2d
 
 
 def aspp(
@@ -25,6 +25,4 @@ def aspp(
             dilated_conv2d(image, weight.double(), bias, rate=max(rate, 1), padding="same")
         )
     total = torch.stack(outputs).sum(0) if combine == "sum" else torch.cat(outputs, dim=1)
-    if activation == "relu":
-        total = torch.where(total < 0, 0.0, total)
-    return total.to(input.dtype)
+    return activated(total, activation).to(input.dtype)

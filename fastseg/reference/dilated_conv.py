@@ -32,9 +32,14 @@ def dilated_conv2d(
         total = total + bias.double()[:, None, None]
     if residual is not None:
         total = total + residual.double()
-    if activation == "relu":
-        total = torch.where(total < 0, 0.0, total)  # NaN stays
-    return total.to(input.dtype)
+    return activated(total, activation).to(input.dtype)
+
+
+def activated(total: Tensor, activation: str | None) -> Tensor:
+    """max(0, x), and at most 6 of ``"relu6"``; NaN stays."""
+    if activation is not None:
+        total = torch.where(total < 0, 0.0, total)
+    return torch.where(total > 6, 6.0, total) if activation == "relu6" else total
 
 
 def sum_of_taps(image: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:

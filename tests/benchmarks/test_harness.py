@@ -8,18 +8,18 @@ import pytest
 import tiny_suite
 from tiny_suite import BALLAST, CLOCK, OURS, SUITE, WAVERING, WRONG
 
-from benchmarks import harness, run, scaling
+from benchmarks import harness, peak, report, run, scaling
 from benchmarks.ops import bench_mean_field, bench_permutohedral
 
 needs_memory = pytest.mark.skipif(
-    not harness.can_measure_memory(), reason="no /proc/self/clear_refs to reset"
+    not peak.can_measure_memory(), reason="no /proc/self/clear_refs to reset"
 )
 
 
-def measure(side, *, case=SUITE.cases[0], threads=(1,), memory=False):
+def measure(side, *, case=SUITE.cases[0], threads=(1,)):
     entrants = harness.entrants_of([side], threads)
     scene = SUITE.scene(case, None)
-    return harness.measure(SUITE, case, scene, entrants, repeats=3, memory=memory)
+    return harness.measure(SUITE, case, scene, entrants, repeats=3)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_fastest_rival_is_the_opponent(clock):
     suite = replace(SUITE, opponent=slow, rivals=[quick])
     scene = SUITE.scene(SUITE.cases[0], None)
     entrants = harness.entrants_of([OURS], [1, 2])
-    found = harness.measure(suite, SUITE.cases[0], scene, entrants, repeats=2, memory=False)
+    found = harness.measure(suite, SUITE.cases[0], scene, entrants, repeats=2)
     assert [m.rival.name for m in found] == ["quick (1)", "slow (2)"]
     assert [m.ratio_of_medians for m in found] == pytest.approx([2, 1])
 
@@ -108,7 +108,6 @@ def test_wrong_rival_is_refused():
             scene,
             harness.entrants_of([OURS], [1]),
             repeats=1,
-            memory=False,
         )
 
 
@@ -116,7 +115,7 @@ def test_short_calls_get_more_rounds(clock):
     suite = replace(SUITE, seconds=3.0)
     scene = SUITE.scene(SUITE.cases[0], None)
     entrants = harness.entrants_of([OURS], [1])
-    (found,) = harness.measure(suite, SUITE.cases[0], scene, entrants, repeats=2, memory=False)
+    (found,) = harness.measure(suite, SUITE.cases[0], scene, entrants, repeats=2)
     assert len(found.timing.seconds) in (9, 10)  # of 0.3 seconds, the slower side's
 
 
@@ -130,7 +129,6 @@ def test_expected_result_judges_the_opponent_too():
             scene,
             harness.entrants_of([OURS], [1]),
             repeats=1,
-            memory=False,
         )
 
 
@@ -151,9 +149,9 @@ def test_peak_counts_what_the_call_touched_and_freed():
         with mmap.mmap(-1, BALLAST) as memory:  # never from the allocator's free pages
             memory.write(bytes(BALLAST))
 
-    rise, _ = harness.rise_of_peak(touch_and_free)
+    rise, _ = peak.rise_of_peak(touch_and_free)
     assert 0.95 * BALLAST < rise < 2.5 * BALLAST
-    rise, _ = harness.rise_of_peak(lambda: None)
+    rise, _ = peak.rise_of_peak(lambda: None)
     assert rise < 1 << 20
 
 
@@ -179,6 +177,34 @@ def test_csv_has_one_row_per_case_side_and_threads(tiny, capsys):
     assert [row["must"] for row in rows] == ["1.5", "9", "", "", "", ""]
     assert [row["aim"] for row in rows] == ["", "14", "", "", "", ""]
     assert capsys.readouterr().out.count("MISSED") == 2  # one line of progress, one of the table
+
+
+def test_stopped_run_goes_on(tiny, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    flags = ("--no-memory", "--threads", "1", "--repeats", "1")
+    assert len(tiny(*flags, "--cases", "small")[1]) == 2
+    _, first = tiny(*flags, "--cases", "large", "--keep")
+    assert [row["case"] for row in first] == ["small", "small", "large"]
+    _, again = tiny(*flags, "--resume")
+    assert again == first
+    assert capsys.readouterr().out.count("measured before") == 3
+    monkeypatch.setattr(harness, "measure", stop)
+    with pytest.raises(KeyboardInterrupt):
+        tiny(*flags, "--cases", "small", "--keep")
+    assert tiny(*flags, "--resume")[1] == first
+
+
+def test_a_case_measured_again_takes_its_rows_place(tiny):
+    flags = ("--no-memory", "--threads", "1")
+    tiny(*flags, "--repeats", "1")
+    _, rows = tiny(*flags, "--repeats", "2", "--cases", "small hard", "--keep")
+    assert [(row["case"], row["setting"], row["repeats"]) for row in rows] == [
+        ("small", "easy", "1"),
+        ("small", "hard", "2"),
+        ("large", "easy", "1"),
+    ]
 
 
 def test_quick_runs_the_first_size_only(tiny):
@@ -230,7 +256,7 @@ def test_csv_is_whole_or_absent(tmp_path):
         raise RuntimeError("interrupted")
 
     with pytest.raises(RuntimeError):
-        harness.write_csv(tmp_path / "x.csv", rows(), {})
+        report.write_csv(tmp_path / "x.csv", rows(), {})
     assert not (tmp_path / "x.csv").exists()
 
 
@@ -258,7 +284,7 @@ def test_tiny_crf_runs_end_to_end(case):
     scene = bench_mean_field.scene_of(case, None)
     sides = [side for side in [suite.itself, *suite.ours] if not side.missing()]
     entrants = harness.entrants_of(sides, [1, 2])
-    found = harness.measure(suite, case, scene, entrants, repeats=1, memory=False)
+    found = harness.measure(suite, case, scene, entrants, repeats=1)
     assert len(found) == len(entrants)
     for m in found:
         assert m.verdict.figures["agreement"] >= bench_mean_field.AGREEMENT

@@ -29,7 +29,7 @@ ASPP_CASES = [
 
 def run_once(suite, case, entrants):
     scene = suite.scene(case, None)
-    return harness.measure(suite, case, scene, entrants, repeats=1, memory=False)
+    return harness.measure(suite, case, scene, entrants, repeats=1)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class Network(nn.Module):
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2, 1),
             nn.Conv2d(8, 8, 3, padding="same", dilation=2),
-            nn.ReLU(),
+            nn.ReLU6(),
             nn.Conv2d(8, 8, 1),
             nn.BatchNorm2d(8, affine=False),
         )

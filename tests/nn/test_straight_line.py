@@ -85,6 +85,23 @@ class WithoutNorm(Parts):
         return self.conv2(self.conv1(x).relu_()).add(x)
 
 
+class CapsAtSix(Parts):
+    """As MobileNetV2's layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cap = nn.ReLU6(inplace=True)
+
+    def forward(self, x):
+        return F.relu6(self.bn2(self.conv2(self.cap(self.bn1(self.conv1(8 * x))))) + x)
+
+
+class CapsElsewhere(CapsAtSix):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cap = nn.Hardtanh(0, 5)
+
+
 class SeveralOutputs(Parts):
     def forward(self, x):
         first = self.bn1(self.conv1(x))
@@ -139,6 +156,8 @@ FUSED = {  # runs of two calls and more, and calls on fused kernels
     Functional: (2, 2),
     Pieces: (1, 3),
     WithoutNorm: (2, 2),
+    CapsAtSix: (2, 2),
+    CapsElsewhere: (2, 2),
     SeveralOutputs: (2, 2),
     Broadcast: (1, 1),
     SharedNorm: (2, 2),

@@ -124,6 +124,22 @@ def matches_reference(case, combine, channels_last):
                 assert output.is_contiguous()
 
 
+@pytest.mark.small
+@pytest.mark.parametrize("combine", ["sum", "concat"])
+def test_relu6_cuts_the_same_sums(combine, device, instruction_set):
+    for dtype in BOUND:
+        image, weights, biases, rates = pyramid(SMALL[0], dtype)
+        image = image * 10
+        for algorithm in [None, *algorithms(dtype)]:
+            sums, output = (
+                aspp(image, weights, biases, rates, combine, activation, algorithm=algorithm)
+                for activation in (None, "relu6")
+            )
+            assert torch.equal(output, sums.clamp(0, 6))
+            assert (output == 0).any()
+            assert (output == 6).any()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     batch=st.integers(0, 2),
@@ -278,14 +294,14 @@ def test_device_without_kernels():
 
 
 @pytest.mark.parametrize("combine", ["sum", "concat"])
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_gradients(combine, with_bias):
+@pytest.mark.parametrize(("with_bias", "activation"), [(True, "relu"), (False, "relu6")])
+def test_gradients(combine, with_bias, activation):
     image = torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     weights = [torch.randn(2, 2, k, k, dtype=torch.float64, requires_grad=True) for k in (1, 3, 3)]
     biases = [torch.randn(2, dtype=torch.float64, requires_grad=True) for _ in range(3 * with_bias)]
 
     def pool(image, *tensors):
-        return aspp(image, tensors[:3], tensors[3:], [0, 1, 3], combine, "relu")
+        return aspp(image, tensors[:3], tensors[3:], [0, 1, 3], combine, activation)
 
     assert gradcheck(pool, (image, *weights, *biases), fast_mode=True)
     assert gradgradcheck(pool, (image, *weights, *biases), fast_mode=True)
@@ -491,7 +507,7 @@ REJECTED = {
     "activation": (
         {"activation": "tanh"},
         ValueError,
-        "activation must be None or 'relu', got 'tanh'",
+        "activation must be None, 'relu' or 'relu6', got 'tanh'",
     ),
 }
 

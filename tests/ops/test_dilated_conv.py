@@ -50,6 +50,9 @@ CASES = {
     "pointwise": ((2, 19, 5, 7), (33, 19, 1, 1), {}),
     "strassen": ((2, 64, 13, 11), (96, 64, 1, 1), {}),
     "strassen-stride": ((1, 32, 7, 8), (32, 32, 1, 1), {"stride": (2, 3)}),
+    "strassen-uneven": ((2, 90, 9, 7), (75, 90, 1, 1), {}),
+    "strassen-odd-outputs": ((1, 34, 12, 11), (33, 34, 1, 1), {}),
+    "strassen-short-block": ((1, 1026, 3, 4), (40, 1026, 1, 1), {}),
     "strassen-blocks": ((1, 1056, 5, 5), (32, 1056, 1, 1), {}),
     "pointwise-stride": ((1, 5, 5, 7), (6, 5, 1, 1), {"stride": 2}),
     "pointwise-padded": ((1, 5, 5, 7), (6, 5, 1, 1), {"padding": (1, 0, 2, 0)}),
@@ -105,7 +108,7 @@ def serving(case: str, dtype: torch.dtype = torch.float32) -> list[str]:
         served += ["winograd", "winograd-high"]
     if kernel == [1, 1] and not grouped and not geometry.get("padding"):
         served.append("pointwise")
-        if inputs % 32 == outputs % 32 == 0:
+        if inputs % 2 == 0 and min(inputs, outputs) >= 32:
             served.append("strassen")
     return served
 
@@ -183,6 +186,25 @@ def test_what_is_fused_is_optional(case):
             assert_near(output, expected, algorithm)
 
 
+@pytest.mark.small
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("case", ["few-channels", "depthwise-stride", "strassen", "rate-2-same"])
+def test_relu6_cuts_the_same_sums(case, channels_last, device, instruction_set):
+    for dtype in BOUND:
+        image, weight, options = layer(case, dtype, channels_last)
+        image[-1, 0, 0, 0] = float("nan")
+        for algorithm in serving(case, dtype):
+            sums, output = (
+                dilated_conv2d(image, weight, algorithm=algorithm, **{**options, "activation": a})
+                for a in (None, "relu6")
+            )
+            assert torch.equal(output.isnan(), sums.isnan())
+            assert torch.equal(output.nan_to_num(), sums.clamp(0, 6).nan_to_num())
+            assert output.isnan().any()
+            assert (output == 0).any()
+            assert (output == 6).any()
+
+
 def sizes(low, high):
     return st.tuples(st.integers(low, high), st.integers(low, high))
 
@@ -198,7 +220,7 @@ def sizes(low, high):
     stride=st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 3)]),
     padding=st.one_of(st.sampled_from(["same", "valid"]), st.tuples(*[st.integers(0, 9)] * 4)),
     channels_last=st.booleans(),
-    activation=st.sampled_from([None, "relu"]),
+    activation=st.sampled_from([None, "relu", "relu6"]),
     seed=st.integers(0, 99),
 )
 def test_any_geometry(
@@ -461,6 +483,20 @@ def test_gradients(case, algorithm):
     assert gradgradcheck(convolve, arguments, fast_mode=True)
 
 
+def test_gradient_of_relu6():
+    image = torch.linspace(-9, 15, 12, dtype=torch.float64).reshape(1, 2, 2, 3).requires_grad_()
+    weight = torch.ones(1, 2, 1, 1, dtype=torch.float64, requires_grad=True)
+
+    def convolve(image, weight):
+        return dilated_conv2d(image, weight / 2, activation="relu6")
+
+    assert gradcheck(convolve, (image, weight))
+    assert gradgradcheck(convolve, (image, weight))
+    edges = torch.tensor([-1.0, 0.0, 3.0, 6.0, 7.0]).reshape(1, 1, 1, 5).requires_grad_()
+    dilated_conv2d(edges, torch.ones(1, 1, 1, 1), activation="relu6").sum().backward()
+    assert edges.grad.flatten().tolist() == [0, 0, 1, 0, 0]  # as torch's relu6
+
+
 @pytest.mark.parametrize("wanted", range(4), ids=["input", "weight", "bias", "residual"])
 def test_gradient_of_one_argument(wanted):
     image, weight, options = layer("rate-2-same", torch.float64)
@@ -549,9 +585,11 @@ def test_registration_of_transformed_weights(algorithm):
 @pytest.mark.cpu_only
 @pytest.mark.skipif(not torch._C._has_mkldnn, reason="torch is built without oneDNN")
 @pytest.mark.parametrize("fused", [("bias",), ("residual",), ("activation",), ("bias", "residual")])
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
 @pytest.mark.parametrize("case", ["rate-2-same", "7x7-stride-2", "depthwise", "pointwise-stride"])
-def test_weights_packed_by_onednn(case, fused):
+def test_weights_packed_by_onednn(case, activation, fused):
     image, weight, options = layer(case, torch.float32, channels_last=True)
+    weight, options["activation"] = weight / weight[0].numel() ** 0.5, activation
     options |= {name: None for name in ("bias", "residual", "activation") if name not in fused}
     expected = reference.dilated_conv2d(image, weight, **options)
     geometry = ConvGeometry.of(
@@ -945,7 +983,7 @@ REJECTED = {
     "activation": (
         {"activation": "tanh"},
         ValueError,
-        "activation must be None or 'relu', got 'tanh'",
+        "activation must be None, 'relu' or 'relu6', got 'tanh'",
     ),
     "accuracy": (
         {"accuracy": "low"},
@@ -978,12 +1016,12 @@ REJECTED = {
     "algorithm-strassen": (
         {
             "algorithm": "strassen",
-            "input": torch.ones(1, 32, 4, 5),
-            "weight": torch.ones(48, 32, 1, 1),
+            "input": torch.ones(1, 33, 4, 5),
+            "weight": torch.ones(48, 33, 1, 1),
         },
         ValueError,
         "algorithm must serve the layer, got 'strassen', which needs a 1x1 kernel, no padding, one "
-        "group and multiples of 32 channels",
+        "group, an even number of input channels and at least 32 inputs and outputs",
     ),
     "algorithm-float64": (
         {

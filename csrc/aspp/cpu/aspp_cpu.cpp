@@ -75,7 +75,7 @@ class Branches {
     for (const AsppBranch& branch : call_.branches) {
       Image<A> slice = output;
       slice.data += channel * output.channel;
-      run_branch(branch, &packed, {}, call_.relu, slice);
+      run_branch(branch, &packed, {}, call_.activation, slice);
       channel += branch.out_channels;
     }
   }
@@ -89,13 +89,14 @@ class Branches {
     for (size_t i = 0; i < call_.branches.size(); ++i) {
       const bool last = i + 1 == call_.branches.size();
       const Image<A> sum = last ? output : by_pixels(&sums[i % 2], outputs_);
-      run_branch(call_.branches[i], &packed, constant(before), last && call_.relu, sum);
+      run_branch(call_.branches[i], &packed, constant(before),
+                 last ? call_.activation : Activation::kNone, sum);
       before = sum;
     }
   }
 
   void run_branch(const AsppBranch& branch, const float** packed, Image<const void> residual,
-                  bool relu, const Image<A>& output) {
+                  Activation activation, const Image<A>& output) {
     const ConvGeometry geometry = call_.geometry(branch);
     const ConvAlgorithm algorithm = call_.algorithm(branch);
     ConvWeight weight = branch.weight;
@@ -127,7 +128,7 @@ class Branches {
          weight,
          bias.empty() ? nullptr : bias.data(),
          residual,
-         relu,
+         activation,
          {output.data, output.batch, output.channel, output.row, output.column}},
         parallel_);
   }

@@ -189,7 +189,7 @@ class MergedSum {
       for (int64_t v = 0; v < vectors; ++v) total[v] += load<V>(found + v * kL);
     }
     for (int64_t v = 0; v < vectors; ++v) {
-      store(sum + v * kL, call_.relu ? relu_of(total[v]) : total[v]);
+      store(sum + v * kL, activated(call_.activation, total[v]));
     }
   }
 

@@ -58,7 +58,7 @@ Tensor aspp(const Tensor& input, std::vector<Tensor> weights, std::vector<Tensor
                            {1, 1},
                            1,
                            pyramid.concat,
-                           pyramid.relu,
+                           pyramid.activation,
                            view_of(input),
                            {},
                            mutable_view_of(output),

@@ -117,7 +117,7 @@ class Depthwise {
 #pragma GCC unroll 8
       for (int i = 0; i < kOutputs; ++i) {
         if (residual[i]) sum[i] += load<V>(residual[i] + c);
-        if (layer_.relu) sum[i] = relu_of(sum[i]);
+        sum[i] = activated(layer_.activation, sum[i]);
         if (stream_) {
           store_past_caches(output[i] + c, sum[i]);
         } else {
@@ -146,14 +146,14 @@ class Depthwise {
       V sum = layer_.bias ? load<V>(layer_.bias + c) : V{};
       for (size_t i = 0; i < count; ++i) sum += load<V>(seen[i] + c) * load<V>(weight[i] + c);
       if (residual) sum += load<V>(residual + c);
-      if (layer_.relu) sum = relu_of(sum);
+      sum = activated(layer_.activation, sum);
       store(output + c, sum);
     }
     for (; c < channels_; ++c) {
       T sum = layer_.bias ? layer_.bias[c] : T(0);
       for (size_t i = 0; i < count; ++i) sum += seen[i][c] * weight[i][c];
       if (residual) sum += residual[c];
-      output[c] = layer_.relu && sum < 0 ? T(0) : sum;
+      output[c] = activated(layer_.activation, sum);
     }
   }
 
@@ -217,7 +217,7 @@ class PlanarDepthwise {
         const int64_t at = y * width + x + v * kL, left = width - x - v * kL;
         if (left >= kL) {
           if (residual) sum[v] += load<V>(residual + at);
-          store(out + at, layer_.relu ? relu_of(sum[v]) : sum[v]);
+          store(out + at, activated(layer_.activation, sum[v]));
           continue;
         }
         if (residual) {
@@ -225,7 +225,7 @@ class PlanarDepthwise {
           std::memcpy(&other, residual + at, left * sizeof(float));
           sum[v] += other;
         }
-        if (layer_.relu) sum[v] = relu_of(sum[v]);
+        sum[v] = activated(layer_.activation, sum[v]);
         std::memcpy(out + at, &sum[v], left * sizeof(float));
       }
     };

@@ -115,7 +115,7 @@ void convolve_pixels(const ConvCall& call, const Arithmetic<T>* packed, const Ar
   const ConvGeometry& g = call.geometry;
   const int64_t height = g.out_height(), width = g.out_width();
   Buffer<A> input, residual, output;
-  Layer<A> layer = {g, {}, packed, bias, {}, {}, call.relu};
+  Layer<A> layer = {g, {}, packed, bias, {}, {}, call.activation};
   layer.input =
       pixels_of<T>(call.input, g.batch, g.in_channels, g.height, g.width, parallel, &input);
   layer.residual =
@@ -158,9 +158,9 @@ void convolve(const ConvCall& call, Parallel parallel) {
     if constexpr (std::is_same_v<T, float>) {
       if (has_planar_kernel(call)) {
         const PlanarLayer layer = {
-            call.geometry, call.input.as<const float>(),    packed,
-            bias,          call.residual.as<const float>(), call.output.as<float>(),
-            call.relu};
+            call.geometry,  call.input.as<const float>(),    packed,
+            bias,           call.residual.as<const float>(), call.output.as<float>(),
+            call.activation};
         if (is_depthwise(call.geometry)) return PlanarDepthwise(layer).run(parallel);
         if (call.algorithm == ConvAlgorithm::kStrassen) return PlanarStrassen(layer).run(parallel);
         return PlanarPointwise(layer).run(parallel);

@@ -131,7 +131,7 @@ class DirectConvolution {
       Tile<T> tile = {};
       tile.b_stride = panel_size;
       tile.columns = std::min(panels * kPanel<T>, g.group_outputs() - column);
-      tile.relu = layer_.relu;
+      tile.activation = layer_.activation;
       if (layer_.bias) tile.column_bias = layer_.bias + task.group * g.group_outputs() + column;
       for (int64_t tap = 0; tap < taps; ++tap) {
         for (int64_t k = 0; k < depth; k += kDepth) {

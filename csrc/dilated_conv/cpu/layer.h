@@ -25,7 +25,7 @@ struct Layer {
   const T* bias;             // (O,), and zeros for the last panels of a tile; or null
   Pixels<const T> residual;  // or null
   Pixels<T> output;
-  bool relu;
+  Activation activation;
 };
 
 // Whether the output is stored past the caches: it is larger than what they keep for the next

@@ -11,7 +11,9 @@ namespace FASTSEG_ISA {
 class PlanarStrassen {
  public:
   explicit PlanarStrassen(const PlanarLayer& layer)
-      : layer_(layer), blocks_(strassen::channel_blocks(layer.geometry.in_channels)) {}
+      : layer_(layer),
+        blocks_(strassen::channel_blocks(layer.geometry.in_channels)),
+        outputs_(strassen_panels(layer.geometry) * kPanel<float>) {}
 
   void run(Parallel parallel) {
     const ConvGeometry& g = layer_.geometry;
@@ -40,13 +42,16 @@ class PlanarStrassen {
   int64_t half_of(int64_t block) const { return (blocks_.end(block) - blocks_.begin(block)) / 2; }
 
   void run_task(const Task& task) const {
-    // Halves of the pixels and their sums, in the order of strassen::Left: [panel][channel][16].
-    Buffer<float> columns(kLefts * left_size());
+    // Halves of the pixels and their sums, in the order of strassen::Left: [panel][channel][16];
+    // then what outputs that do not exist read and write.
+    Buffer<float> columns(kLefts * left_size() + kTileRows * kStep);
+    float* unused = columns.data() + kLefts * left_size();
+    std::fill_n(unused, kTileRows * kStep, 0.0f);
     for (int64_t block = 0; block < blocks_.count; ++block) {
       pack_pixels(task, block, columns.data());
-      for (int64_t o = 0, rows; o < layer_.geometry.out_channels / 2; o += rows) {
+      for (int64_t o = 0, rows; o < outputs_; o += rows) {
         rows = std::min<int64_t>(kTileRows, kPanel<float> - o % kPanel<float>);
-        multiply_rows_of(task, block, o, rows, columns.data());
+        multiply_rows_of(task, block, o, rows, columns.data(), unused);
       }
     }
   }
@@ -111,9 +116,9 @@ class PlanarStrassen {
     store(to + kS4 * size, quarter[0][1] - s2);
   }
 
-  // Output channels from `o` on, and those half of all channels further.
+  // Output channels from `o` on, and those half of all panels further.
   void multiply_rows_of(const Task& task, int64_t block, int64_t o, int64_t rows,
-                        const float* columns) const {
+                        const float* columns, float* unused) const {
     using namespace strassen;
     const ConvGeometry& g = layer_.geometry;
     const int64_t half = half_of(block), size = left_size();
@@ -125,7 +130,7 @@ class PlanarStrassen {
       const bool output = is_output(step.to), lower = is_lower(step.to);
       if (output && task.in_half(lower) == 0 && step.also == kNowhere) continue;
       Tile<float> tile = {};
-      tile.a[0] = weights_of(layer_.packed, g.out_channels, blocks_, block, index) +
+      tile.a[0] = weights_of(layer_.packed, strassen_panels(g), blocks_, block, index) +
                   o / kPanel<float> * half * kPanel<float> + o % kPanel<float>;
       tile.b = columns + step.left * size;
       tile.b_stride = half * kPanel<float>;
@@ -133,10 +138,15 @@ class PlanarStrassen {
       tile.columns = output ? task.in_half(lower) : kStep;
       tile.accumulate = output && block > 0;
       tile.last = output && block + 1 == blocks_.count;
-      tile.relu = layer_.relu;
-      const int64_t channel = o + (is_right(step.to) ? g.out_channels / 2 : 0);
+      tile.activation = layer_.activation;
+      const int64_t channel = o + (is_right(step.to) ? outputs_ : 0);
+      const int64_t there = output ? std::clamp<int64_t>(g.out_channels - channel, 0, rows) : rows;
       const int64_t pixel = task.pixel + (lower ? kStep : 0);
-      if (layer_.bias) tile.row_bias = layer_.bias + channel;
+      float bias[kTileRows] = {};
+      if (layer_.bias && output) {
+        std::copy_n(layer_.bias + channel, there, bias);
+        tile.row_bias = bias;
+      }
       if (step.also == kX) space_rows(tile.also, x, kStep);
       if (step.from != kNowhere) space_rows(tile.addend, step.from == kX ? x : y, kStep);
       if (output) {
@@ -147,6 +157,10 @@ class PlanarStrassen {
                      other.data + task.b * other.batch + channel * other.channel + pixel,
                      other.channel);
         }
+        for (int64_t i = there; i < rows; ++i) {
+          tile.c[i] = unused + i * kStep;
+          if (other.data) tile.residual[i] = tile.c[i];
+        }
       } else {
         space_rows(tile.c, step.to == kX ? x : y, kStep);
       }
@@ -155,7 +169,8 @@ class PlanarStrassen {
   }
 
   const PlanarLayer& layer_;
-  const Cut blocks_;  // of channels
+  const Cut blocks_;       // of channels
+  const int64_t outputs_;  // in half, the last of which may not exist
 };
 
 }  // namespace FASTSEG_ISA

@@ -14,7 +14,7 @@ struct PlanarLayer {
   const float* bias;    // or null
   Image<const float> residual;
   Image<float> output;
-  bool relu;
+  Activation activation;
 };
 
 class PlanarPointwise {
@@ -99,7 +99,7 @@ class PlanarPointwise {
     Tile<float> tile = {};
     tile.b_stride = g.in_channels * kPanel<float>;
     tile.columns = std::min(panels * kPanel<float>, task.pixel_end - pixel);
-    tile.relu = layer_.relu;
+    tile.activation = layer_.activation;
     for (int64_t p = task.panel; p < task.panel_end; ++p) {
       const int64_t end = std::min(g.out_channels, (p + 1) * kPanel<float>);
       for (int64_t o = p * kPanel<float>; o < end; o += kTileRows) {

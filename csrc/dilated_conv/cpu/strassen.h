@@ -15,7 +15,7 @@ namespace strassen {
 constexpr int kProducts = 7;
 constexpr int64_t kBlock = 1024;  // channels at once
 
-inline Cut channel_blocks(int64_t channels) { return Cut(channels, kStrassenUnit, kBlock); }
+inline Cut channel_blocks(int64_t channels) { return Cut(channels, 32, kBlock); }
 
 // Halves of the pixels' matrix (rows: pixels; columns: channels), and sums of them.
 enum Left { kA11, kA12, kA22, kS1, kS2, kS3, kS4 };
@@ -41,10 +41,10 @@ constexpr bool is_lower(Place place) { return place == kC21 || place == kC22; }
 constexpr bool is_right(Place place) { return place == kC12 || place == kC22; }
 
 // Where the packed weights of a product begin.
-inline const float* weights_of(const float* packed, int64_t out_channels, const Cut& blocks,
+inline const float* weights_of(const float* packed, int64_t panels, const Cut& blocks,
                                int64_t block, int step) {
   const int64_t half = (blocks.end(block) - blocks.begin(block)) / 2;
-  return packed + out_channels / 2 * (kProducts * blocks.begin(block) / 2 + step * half);
+  return packed + panels * kPanel<float> * (kProducts * blocks.begin(block) / 2 + step * half);
 }
 
 }  // namespace strassen
@@ -54,7 +54,7 @@ class StrassenPointwise {
   explicit StrassenPointwise(const Layer<float>& layer)
       : layer_(layer),
         blocks_(strassen::channel_blocks(layer.geometry.in_channels)),
-        panels_(layer.geometry.out_channels / kStrassenUnit),
+        panels_(strassen_panels(layer.geometry)),
         stream_(is_streamed(layer, layer.geometry.group_outputs())) {}
 
   void run(Parallel parallel) {
@@ -130,20 +130,23 @@ class StrassenPointwise {
   int64_t half_of(int64_t block) const { return (blocks_.end(block) - blocks_.begin(block)) / 2; }
 
   void add_pixels(const Rows& rows, int64_t block, const Scratch& scratch) const {
-    using V = Wide<float>;
     const int64_t half = half_of(block), stride = rows.pairs * half;
     for (int64_t pair = 0; pair < rows.pairs; ++pair) {
       const float* upper = rows.input[pair] + blocks_.begin(block);
       const float* lower = rows.input[rows.pairs + pair] + blocks_.begin(block);
       float* to = scratch.sums + pair * half;
-      for (int64_t c = 0; c < half; c += kWideLanes<float>) {
-        const V a11 = load<V>(upper + c), a12 = load<V>(upper + half + c);
-        const V a21 = load<V>(lower + c), s1 = a21 + load<V>(lower + half + c), s2 = s1 - a11;
-        store(to + c, s1);
-        store(to + stride + c, s2);
-        store(to + 2 * stride + c, a11 - a21);
-        store(to + 3 * stride + c, a12 - s2);
-      }
+      const auto add_at = [&](auto zero, int64_t c) {
+        using W = decltype(zero);
+        const W a11 = load<W>(upper + c), a12 = load<W>(upper + half + c);
+        const W a21 = load<W>(lower + c), s1 = a21 + load<W>(lower + half + c), s2 = s1 - a11;
+        store<W>(to + c, s1);
+        store<W>(to + stride + c, s2);
+        store<W>(to + 2 * stride + c, a11 - a21);
+        store<W>(to + 3 * stride + c, a12 - s2);
+      };
+      int64_t c = 0;
+      for (; c + kWideLanes<float> <= half; c += kWideLanes<float>) add_at(Wide<float>{}, c);
+      for (; c < half; ++c) add_at(0.0f, c);
     }
   }
 
@@ -153,19 +156,19 @@ class StrassenPointwise {
     const ConvGeometry& g = layer_.geometry;
     const Step& step = kSteps[index];
     const int64_t half = half_of(block), pairs = rows.pairs, width = panels * kPanel<float>;
-    const int64_t column = panel * kPanel<float> + (is_right(step.to) ? g.out_channels / 2 : 0);
+    const int64_t column = (panel + (is_right(step.to) ? panels_ : 0)) * kPanel<float>;
     const int64_t of_product = panels_ * half * kPanel<float>;
-    const float* weights = weights_of(layer_.packed, g.out_channels, blocks_, block, index) +
-                           panel * half * kPanel<float>;
+    const float* weights =
+        weights_of(layer_.packed, panels_, blocks_, block, index) + panel * half * kPanel<float>;
     Tile<float> tile = {};
     tile.b = weights;
     tile.b_stride = half * kPanel<float>;
     tile.depth = half;
-    tile.columns = width;
     const bool output = is_output(step.to);
+    tile.columns = output ? std::clamp<int64_t>(g.out_channels - column, 0, width) : width;
     tile.accumulate = output && block > 0;
     tile.last = output && block + 1 == blocks_.count;
-    tile.relu = layer_.relu;
+    tile.activation = layer_.activation;
     tile.stream = stream_ && tile.last;
     if (layer_.bias) tile.column_bias = layer_.bias + column;
     const bool more = index + 1 < kProducts || panel + panels < panels_;
@@ -209,26 +212,27 @@ class StrassenPointwise {
   std::vector<float> zeros_;
 };
 
-// packed [block of channels][product][O / 32][channel of half a block][16].
+// packed [block of channels][product][panel of half the outputs][channel of half a block][16].
 template <typename From>
 void pack_strassen(const ConvGeometry& g, const From* weight, const int64_t* stride,
                    Parallel parallel, float* packed) {
   using namespace strassen;
   const Cut blocks = channel_blocks(g.in_channels);
-  const int64_t panels = g.out_channels / kStrassenUnit;
+  const int64_t panels = strassen_panels(g);
   parallel(blocks.count * kProducts * panels, [&](int64_t task) {
     const int64_t panel = task % panels, index = task / panels % kProducts;
     const int64_t block = task / (panels * kProducts), begin = blocks.begin(block);
     const int64_t half = (blocks.end(block) - begin) / 2;
-    float* to = packed + (weights_of(packed, g.out_channels, blocks, block, index) - packed) +
+    float* to = packed + (weights_of(packed, panels, blocks, block, index) - packed) +
                 panel * half * kPanel<float>;
     for (int64_t c = 0; c < half; ++c) {
       for (int64_t j = 0; j < kPanel<float>; ++j) {
         double sum = 0;
         for (int k = 0; k < 2; ++k) {
           for (int n = 0; n < 2; ++n) {
-            const int64_t o = panel * kPanel<float> + j + n * g.out_channels / 2;
+            const int64_t o = (panel + n * panels) * kPanel<float> + j;
             const int64_t from = begin + k * half + c;
+            if (o >= g.out_channels) continue;
             sum +=
                 kSteps[index].right[k][n] *
                 static_cast<double>(static_cast<float>(weight[o * stride[0] + from * stride[1]]));

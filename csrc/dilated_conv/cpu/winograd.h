@@ -266,7 +266,7 @@ class WinogradGroup {
     const TileGroup::Place place = group_.place(first_ + tile);
     alignas(64) float half[kMostProducts * kMostProducts * kChunkOfChannels];
     // The pixels of a row of the tile, from index `at` on.
-    Finish finish = {{}, {}, nullptr, layer_.relu, stream_};
+    Finish finish = {{}, {}, nullptr, layer_.activation, stream_};
     const auto place_row = [&](int i, int64_t first_channel, int at) {
       const int64_t y = place.y + i * g.rate[0];
       for (int j = 0; j < columns.outputs; ++j) {

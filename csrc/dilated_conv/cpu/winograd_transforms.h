@@ -305,7 +305,8 @@ struct Finish {
   float* out[kMostPixels];             // null: no such pixel
   const float* residual[kMostPixels];  // or null
   const float* bias;                   // padded to whole vectors, or null
-  bool relu, stream;
+  Activation activation;
+  bool stream;
 
   // Channels from `c` of pixel `i`; only those below `count`.
   template <typename V>
@@ -322,7 +323,7 @@ struct Finish {
       }
       value += other;
     }
-    if (relu) value = relu_of(value);
+    value = activated(activation, value);
     if (whole && stream) {
       store_past_caches(out[i] + c, value);
     } else if (whole) {

@@ -46,12 +46,12 @@ struct Place {
   int64_t y, x;
 };
 
-// Bias, residual and ReLU on the way to the output.
+// Bias, residual and activation on the way to the output.
 template <typename S>
 struct Finish {
   Image<S> output;
   Image<const S> residual;
-  bool relu;
+  Activation activation;
 
   // first <= end: the branches whose sum `value` is. `output` counts from theirs, or all, outputs.
   template <typename T>
@@ -65,7 +65,9 @@ struct Finish {
   }
   template <typename T>
   __device__ T activated(T value) const {
-    return relu && value < 0 ? T(0) : value;  // NaN stays
+    if (activation == Activation::kNone) return value;
+    if (value < 0) return T(0);  // NaN stays
+    return activation == Activation::kRelu6 && value > 6 ? T(6) : value;
   }
   template <typename I>
   __device__ static int64_t offset(const I& image, const Place& at, int64_t channel) {

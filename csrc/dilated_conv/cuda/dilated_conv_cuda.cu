@@ -52,7 +52,7 @@ class Convolution {
   bool planar() const { return task_.output.channel != 1; }
 
   Finish<S> finish() const {
-    return {task_.output.as<S>(), task_.residual.as<const S>(), task_.relu};
+    return {task_.output.as<S>(), task_.residual.as<const S>(), task_.activation};
   }
 
   Branches<S> branches() {

@@ -29,7 +29,8 @@ struct ConvTask {
   int64_t batch, channels, height, width, out_height, out_width;
   int64_t stride[2];  // rows, columns
   int64_t groups;     // 1 where there are several branches
-  bool concat, relu;
+  bool concat;
+  Activation activation;
   Image<const void> input, residual;  // residual: null, or of the output's size
   Image<void> output;
   std::vector<ConvBranch> branches;

@@ -27,7 +27,7 @@ Tensor dilated_conv2d(const Tensor& input, const Tensor& weight, std::optional<T
     GemmPlan plan;
     cuda::ConvTask task = {};
     task.type = element_type(input);
-    raise_if(check_activation(op, activation.value, &task.relu));
+    raise_if(check_activation(op, activation.value, &task.activation));
     raise_if(check_conv_tensors(op, arguments, &g));
     raise_if(check_gemm_plan(op, algorithm.value, g, task.type, &plan));
     raise_if(check_same_dtype(op, arguments.input, arguments.weight));
