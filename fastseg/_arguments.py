@@ -46,13 +46,18 @@ def check_energies(op: str, name: str, tensor: Tensor) -> None:
         )
 
 
-def check_like(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Same device and dtype; torch itself would take a mixture to one of the devices."""
+def check_device(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """torch itself would take a mixture to one of the devices."""
     if tensor.device != other.device:
         raise ValueError(
             f"{op}: {name} must be on the device of {other_name}, {other.device}, "
             f"got {tensor.device}"
         )
+
+
+def check_like(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Same device and dtype."""
+    check_device(op, name, tensor, other_name, other)
     if tensor.dtype != other.dtype:
         raise TypeError(
             f"{op}: {name} must have the dtype of {other_name}, {dtype_name(other)}, "

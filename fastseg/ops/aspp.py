@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import fastseg._C  # noqa: F401  loads the kernels into torch.ops.fastseg
-from fastseg._arguments import check_tensor
+from fastseg._arguments import check_device, check_tensor
 from fastseg.ops import gpu
 from fastseg.ops.activation import activate, activation_grad, activation_name
 from fastseg.ops.conv_geometry import ConvGeometry, is_integer
@@ -90,6 +90,7 @@ def aspp(
             )
         for k, tensor in enumerate(tensors):
             check_tensor(OP, f"{name}[{k}]", tensor)
+            check_device(OP, f"{name}[{k}]", tensor, "input", input)
     if not isinstance(rates, Sequence) or not all(is_integer(rate) for rate in rates):
         raise TypeError(
             f"{OP}: rates must be a list with one integer for each branch, got {rates!r}"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fastseg._C  # noqa: F401  loads the kernels into torch.ops.fastseg
-from fastseg._arguments import check_tensor
+from fastseg._arguments import check_device, check_tensor
 from fastseg.ops.errors import user_errors
 
 Size = int | Sequence[int]
@@ -197,7 +197,7 @@ def upsample_cross_entropy(
     operands += [("pixel_weight", pixel_weight)] if pixel_weight is not None else []
     for name, tensor in operands:
         check_tensor(op, name, tensor)
-        check_device(op, name, tensor, logits)
+        check_device(op, name, tensor, "logits", logits)
     if weight is not None and weight.requires_grad:
         raise ValueError(f"{op}: weight must not require a gradient, got one that does")
     check_integer(op, "ignore_index", ignore_index)
@@ -301,13 +301,6 @@ def scale_pair(op: str, scale: object) -> tuple[float, float] | None:
 def check_integer(op: str, name: str, number: object) -> None:
     if isinstance(number, bool) or not isinstance(number, int | torch.SymInt):
         raise TypeError(f"{op}: {name} must be an int, got {type(number).__name__}")
-
-
-def check_device(op: str, name: str, tensor: Tensor, logits: Tensor) -> None:
-    if tensor.device != logits.device:
-        raise ValueError(
-            f"{op}: {name} must be on the device of logits, {logits.device}, got {tensor.device}"
-        )
 
 
 # Fakes

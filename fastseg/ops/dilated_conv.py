@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import fastseg._C  # loads the kernels into torch.ops.fastseg
-from fastseg._arguments import check_tensor
+from fastseg._arguments import check_device, check_tensor
 from fastseg.ops import gpu
 from fastseg.ops.activation import CEILING, activate, activation_grad, activation_name
 from fastseg.ops.conv_geometry import ConvGeometry, Padding, Pair
@@ -162,9 +162,11 @@ class Layer(NamedTuple):
             raise ValueError(
                 f"{OP}: weight must have shape (O, C / groups, KH, KW), got {tuple(weight.shape)}"
             )
+        check_device(OP, "weight", weight, "input", input)
         for name, tensor in (("bias", bias), ("residual", residual)):
             if tensor is not None:
                 check_tensor(OP, name, tensor)
+                check_device(OP, name, tensor, "input", input)
         geometry = ConvGeometry.of(
             OP, weight.shape[2:], rate=rate, padding=padding, stride=stride, groups=groups
         )
@@ -255,8 +257,10 @@ class Layer(NamedTuple):
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """What autocast, where it is on, would have the tensor cast to."""
+    """What autocast, where it is on, would have the tensor cast to; float64 stays."""
     device = tensor.device.type
+    if not tensor.is_floating_point() or tensor.dtype == torch.float64:
+        return None
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)

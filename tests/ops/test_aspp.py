@@ -365,6 +365,16 @@ def test_autocast():
     assert_near(output, reference.aspp(image, weights, biases, rates), 2e-2)
 
 
+def test_mixed_devices_are_refused():
+    image, weights, biases, rates = pyramid("v2-small-rates")
+    for name, tensors in (("weights", weights), ("biases", biases)):
+        mixed = {"weights": weights, "biases": biases}
+        mixed[name] = [tensors[0], tensors[1].to("meta"), *tensors[2:]]
+        rule = rf"{name}\[1\] must be on the device of input, {image.device}, got meta"
+        with pytest.raises(ValueError, match=rule):
+            aspp(image, rates=rates, **mixed)
+
+
 @pytest.mark.cpu_only
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("combine", ["sum", "concat"])

@@ -675,6 +675,23 @@ def test_autocast():
     assert_near(output, reference.dilated_conv2d(image, weight, **options))
 
 
+def test_autocast_leaves_float64_as_torch_does():
+    image, weight, options = layer("rate-2-same", torch.float64)
+    with torch.autocast(image.device.type, torch.bfloat16):
+        output = dilated_conv2d(image, weight, **options)
+    assert output.dtype == torch.float64
+
+
+@pytest.mark.parametrize("moved", ["weight", "bias", "residual"])
+def test_mixed_devices_are_refused(moved):
+    image, weight, options = layer("rate-2-same", torch.float32)
+    tensors = {"weight": weight, **options}
+    tensors[moved] = tensors[moved].to("meta")
+    rule = f"{moved} must be on the device of input, {image.device}, got meta"
+    with pytest.raises(ValueError, match=rule):
+        dilated_conv2d(image, **tensors)
+
+
 @pytest.mark.cpu_only
 @pytest.mark.parametrize("case", ["rate-2-same", "padding-per-side", "stride-2"])
 def test_device_without_kernels(case):
