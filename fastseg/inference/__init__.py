@@ -26,9 +26,10 @@ def compile_for_inference(
     keep their weights in the form that their algorithm reads, made at the first call of each size.
     Fused are the blocks of :mod:`fastseg.nn`; ``torch.nn.Conv2d``, and ``torch.nn.ConvTranspose2d``
     of stride 1, a convolution with its kernel turned round; in ``nn.Sequential`` and classes that
-    inherit its ``forward``, a convolution with the ``BatchNorm2d`` and ``ReLU`` (or ``ReLU6``) after
-    it; and the same, with a residual addition, in modules whose ``forward`` is a plain sequence of
-    calls. Modules with hooks, parametrisations or a ``forward`` of their instance are left alone.
+    inherit its ``forward``, a convolution with the ``BatchNorm2d`` and ``ReLU`` or ``ReLU6``
+    after it; and the same, with a residual addition, in modules whose ``forward`` is a plain
+    sequence of calls. Modules with hooks, parametrisations or a ``forward`` of their instance are
+    left alone.
 
     The model is changed in place, and only in what its modules call: parameters, buffers, their
     names and ``state_dict()`` stay as they are, and :func:`undo_compile_for_inference` takes it

@@ -77,18 +77,17 @@ class Number:
 class OneOf:
     """One of several words or numbers."""
 
-    choices: tuple[str | int, ...]
+    choices: tuple[str | int | None, ...]
 
-    def __init__(self, *choices: str | int) -> None:
+    def __init__(self, *choices: str | int | None) -> None:
         object.__setattr__(self, "choices", choices)
 
-    def __call__(self, what: str, value: Any) -> str | int:
+    def __call__(self, what: str, value: Any) -> str | int | None:
         for choice in self.choices:
             if not isinstance(value, bool | float) and value == choice:
                 return choice
-        first, *others = map(str, self.choices)
-        rule = f"one of {', '.join((first, *others))}" if others else f"None or {first!r}"
-        raise ValueError(f"{what} must be {rule}, got {value!r}")
+        names = ", ".join(map(str, self.choices))
+        raise ValueError(f"{what} must be one of {names}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ Scales: TypeAlias = Annotated[
 Epsilon: TypeAlias = Annotated[float, Number("be a finite number of at least 0")]
 Stride: TypeAlias = Annotated[int, OneOf(8, 16, 32)]
 """Of the output of a backbone."""
-Activation: TypeAlias = Annotated[str, OneOf("relu", "relu6")]
+Activation: TypeAlias = Annotated[str, OneOf(None, "relu", "relu6")]
 
 
 def checked(init: Callable[P, R]) -> Callable[P, R]:

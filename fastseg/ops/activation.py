@@ -23,6 +23,9 @@ def activate(value: Tensor, activation: str | None, *, in_place: bool = False) -
 
 def activation_grad(grad: Tensor, output: Tensor, activation: str) -> Tensor:
     """The gradient before the activation, from that after it and from its output."""
+    before: Tensor
     if activation == "relu6":
-        return torch.ops.aten.hardtanh_backward(grad, output, 0.0, CEILING)
-    return torch.ops.aten.threshold_backward(grad, output, 0)
+        before = torch.ops.aten.hardtanh_backward(grad, output, 0.0, CEILING)
+    else:
+        before = torch.ops.aten.threshold_backward(grad, output, 0)
+    return before

@@ -120,7 +120,7 @@ MESSAGES = [
     ),
     (
         lambda: blocks.ASPP(4, 4, rates=(1,), activation="gelu"),
-        "ASPP: activation must be None, 'relu' or 'relu6', got 'gelu'",
+        "ASPP: activation must be one of None, relu, relu6, got 'gelu'",
     ),
     (
         lambda: blocks.DilatedConv2d(4, 4, rate=(1, 0)),
