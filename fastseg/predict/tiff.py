@@ -2,6 +2,7 @@
 
 import json
 import math
+import mmap
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -93,6 +94,7 @@ class TiffImage:
         """``(h, w, 3)``: uint8, or float32 in 0-255 where the file holds 16 bits."""
         if self.mapped is not None:
             values = np.array(self.mapped[rows, columns])
+            release(self.mapped)
         else:
             values = self._gather(rows, columns)
         if values.dtype == np.uint16:
@@ -203,6 +205,7 @@ class LabelFile:
     def put(self, rows: slice, columns: slice, labels: NDArray[Any]) -> None:
         assert self.labels is not None
         self.labels[rows, columns] = labels
+        release(self.labels)
         self.done += 1
         self._write_note(self.done)
 
@@ -237,6 +240,17 @@ class LabelFile:
                 part = self.labels[top : top + OUTPUT_TILE, left : left + OUTPUT_TILE]
                 rows, columns = part.shape
                 yield np.pad(part, ((0, OUTPUT_TILE - rows), (0, OUTPUT_TILE - columns)))
+            release(self.labels)
+
+
+def release(mapped: NDArray[Any]) -> None:
+    """Give back the pages of a mapped file, which the system would count as the process's memory.
+
+    What was written to them is in the file.
+    """
+    pages = getattr(mapped, "_mmap", None)
+    if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def label_file_dtype(labels: int) -> type[np.unsignedinteger[Any]]:

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from test_memory import linux, rise_of_peak
 from test_segmenter import Pointwise, photo
 
 from fastseg.data.errors import DataError
 from fastseg.predict import Segmenter, segment_tiff
-from fastseg.predict.tiff import TiffImage
+from fastseg.predict.tiff import LabelFile, TiffImage
 
 tifffile = pytest.importorskip("tifffile")
 
@@ -79,6 +80,25 @@ def test_labels_are_those_of_the_image_in_memory(name, small, tmp_path):
     total = reports[0][1]
     assert total > 4 and reports == [(done, total) for done in range(total + 1)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tif", "out.tif"]
+
+
+@linux
+def test_memory_does_not_grow_with_the_files(tmp_path):
+    """100 megapixels read and written in strips; a mapped page counts once it has been touched."""
+    shape, strip = (10000, 10000), 1000
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, np.uint8))
+
+    def copy_strips():
+        labels = LabelFile(tmp_path / "b.tif", shape, np.uint8, "work")
+        with TiffImage(tmp_path / "a.tif") as image:
+            assert image.mapped is not None
+            for top in range(0, shape[0], strip):
+                rows, columns = slice(top, top + strip), slice(0, shape[1])
+                labels.put(rows, columns, image.read(rows, columns)[..., 0] + 1)
+        labels.finish()
+
+    assert rise_of_peak(copy_strips) < 100e6  # a strip as grey and as RGB, and its sum
+    assert (tifffile.imread(tmp_path / "b.tif") == 1).all()
 
 
 def test_goes_on_where_it_was(small, tmp_path):
