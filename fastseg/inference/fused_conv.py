@@ -79,9 +79,16 @@ class FoldedWeights:
 
 
 def folded_weight(conv: Conv, scale: Tensor | None) -> Tensor:
-    """float32 where a norm is folded in."""
+    """float32 where a norm is folded in, by products in float64 of some outputs at a time."""
     weight = weight_of(conv)
-    return weight if scale is None else (weight.double() * scale[:, None, None, None]).float()
+    if scale is None:
+        return weight
+    folded = torch.empty(weight.shape)
+    for part, values, factor in zip(
+        folded.split(64), weight.split(64), scale.split(64), strict=True
+    ):
+        part.copy_(values.double() * factor[:, None, None, None])
+    return folded
 
 
 def fold(conv: Conv, norm: nn.BatchNorm2d | None) -> tuple[Tensor | None, Tensor | None]:
