@@ -2,54 +2,18 @@
 // Every instruction set that the machine runs is tested; names given as arguments must be exactly
 // those. Prints one line per set, and exits with 1 where a check fails.
 
+#include "kernel_test.h"
+
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
-
-#include "../../csrc/common/instruction_set.h"
 
 namespace fastseg {
 namespace {
-
-int failures = 0;
-
-void expect(bool holds, const char* set, const char* what, double found = 0) {
-  if (holds) return;
-  ++failures;
-  std::printf("FAILED %s: %s (found %g)\n", set, what, found);
-}
-
-// Tasks in reverse order on three threads: whatever depends on order or thread shows.
-Parallel three_threads() {
-  return {[](int64_t count, void (*body)(void*, int64_t), void* context) {
-    std::atomic<int64_t> left{count};
-    const auto work = [&] {
-      for (int64_t i; (i = --left) >= 0;) body(context, i);
-    };
-    std::thread second(work), third(work);
-    work();
-    second.join();
-    third.join();
-  }};
-}
-
-// Numbers in [0, 1), the same on every machine.
-class Random {
- public:
-  double operator()() {
-    state_ = state_ * 6364136223846793005ull + 1442695040888963407ull;
-    return static_cast<double>(state_ >> 11) / 9007199254740992.0;
-  }
-
- private:
-  uint64_t state_ = 42;
-};
 
 struct Image {
   static constexpr int64_t kHeight = 13, kWidth = 24, kPoints = kHeight * kWidth;
@@ -268,6 +232,7 @@ void test_set(const InstructionSet& set) {
   test_lattice_filter(set, image);
   test_constant(set, image);
   test_mean_field(set, image);
+  test_networks(set);
   std::printf("%s: tested\n", set.name);
 }
 

@@ -78,7 +78,7 @@ object_files() {
 
 [[ -n $objects ]] || compile
 # shellcheck disable=SC2046
-"$cxx" "${flags[@]}" tests/native/kernel_test.cpp $(object_files) -pthread "${link[@]}" \
+"$cxx" "${flags[@]}" tests/native/{kernel,network}_test.cpp $(object_files) -pthread "${link[@]}" \
   -o "$folder/kernel_test"
 case $target in
   native | sanitized)
