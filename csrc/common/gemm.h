@@ -122,8 +122,9 @@ struct Ahead {
   }
   void fetch_with(Tile<T>* t, int64_t tile) const {
     const int64_t first = tile * per_tile;
-    t->ahead_b = next + first * kPanel<T>;
-    t->ahead_lines = next && first < next_depth ? lines : 0;
+    const bool more = next && first < next_depth;
+    t->ahead_b = more ? next + first * kPanel<T> : nullptr;
+    t->ahead_lines = more ? lines : 0;
   }
 };
 
