@@ -74,6 +74,8 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
         ValueError: a wrong rank, D outside 1..16, no point, NaN or infinity, or features too
             large.
         TypeError: not a tensor, or another dtype.
+        RuntimeError: the stream is being captured into a CUDA graph: M, a shape, must be read back.
+            What filters over the lattice can be captured.
     """
     check_tensor("permutohedral_lattice", "features", features)
     return Lattice(*torch.ops.fastseg.permutohedral_lattice(features))
