@@ -83,9 +83,43 @@ def test_indices_that_are_out_of_range_make_nan():
         assert sliced[0, 3].isnan().all() and not sliced[0, :3].isnan().any()
         products = ops.permutohedral_vertex_products(splatted.nan_to_num(), values, wrong)
         assert products[0, 3].isnan().all() and not products[0, :3].isnan().any()
-        wrong = neighbours.clone()
-        wrong[2, 0] = large
-        assert ops.permutohedral_blur(splatted.nan_to_num(), wrong, False)[0].isnan().all()
+        for index in (large, len(splatted), -2, -(2**31)):
+            for axis in (0, 1, 2):
+                wrong = neighbours.clone()
+                wrong[axis, 0] = index
+                blurred = ops.permutohedral_blur(splatted.nan_to_num(), wrong, False)
+                assert blurred[0].isnan().all()
+                assert not blurred.isnan().all()
+
+
+@pytest.mark.parametrize("index", [2**30, -2])
+def test_the_cpu_refuses_these_indices(index):
+    vertices, weights, _, neighbours, segments, contributors = permutohedral_lattice(
+        torch.randn(1, 2, 4, 5)
+    )
+    ops, values = torch.ops.fastseg, torch.randn(1, 20, 2)
+    lattice = ops.permutohedral_splat(values, vertices, weights, segments, contributors)
+    neighbours[1, 0, 0] = index
+    message = rf"permutohedral_blur: neighbours must be in \[-1, {len(lattice)}\), got {index}$"
+    with pytest.raises(RuntimeError, match=message):
+        ops.permutohedral_blur(lattice, neighbours, False)
+    vertices[0, 0, 0] = index
+    message = rf"permutohedral_slice: vertices must be in \[0, {len(lattice)}\), got {index}$"
+    with pytest.raises(RuntimeError, match=message):
+        ops.permutohedral_slice(lattice, vertices, weights)
+
+
+def test_neighbours_need_not_be_aligned():
+    """A pair is read at once; these begin at an odd number of 4 bytes."""
+    lattice = permutohedral_lattice(torch.randn(1, 2, 4, 5))
+    count = lattice.neighbours.shape[1]
+    memory = torch.empty(lattice.neighbours.numel() + 1, dtype=torch.int32)
+    odd = memory[1:].view(lattice.neighbours.shape).copy_(lattice.neighbours)
+    assert odd.is_contiguous() and odd.data_ptr() % 8 == 4
+    values, blur = torch.randn(count, 3), torch.ops.fastseg.permutohedral_blur
+    with simt_device.emulated():
+        for reverse in (False, True):
+            assert torch.equal(blur(values, odd, reverse), blur(values, lattice.neighbours, reverse))
 
 
 @pytest.mark.small

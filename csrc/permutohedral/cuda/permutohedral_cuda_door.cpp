@@ -71,7 +71,8 @@ struct CudaBackend {
                            lattice.size(0), lattice.size(1), allocate, call.stream(),
                            lattice.mutable_data_ptr()));
   }
-  Tensor blur(const Tensor& lattice, const Tensor& links, bool reverse) const {
+  Tensor blur(const Tensor& lattice, const Tensor& neighbours, bool reverse) const {
+    const Tensor links = aligned(neighbours, 2 * sizeof(int32_t));
     const Tensor other = empty_tensor(shape_of(lattice), lattice.scalar_type(), lattice.device());
     void* result = nullptr;
     call.check(cuda::blur(lattice.mutable_data_ptr(), other.mutable_data_ptr(),

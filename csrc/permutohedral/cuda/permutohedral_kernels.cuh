@@ -59,12 +59,13 @@ __device__ __forceinline__ T sum_of_piece(const Piece& piece, Term term) {
 }
 
 // v + (previous + next) / 2 along one axis, or along two of them one after the other: `second` may
-// be null. read(-1) is zero.
+// be null. Pairs are aligned to 8 bytes. read(-1) is zero, and of another vertex that there is not
+// NaN.
 template <typename T, typename Read>
 __device__ __forceinline__ T blurred(int64_t vertex, const int32_t* first, const int32_t* second,
                                      int64_t vertices, Read read) {
   const auto along_first = [&](int64_t at) -> T {
-    if (at < 0 || at >= vertices) return at < 0 ? T(0) : not_a_number<T>();
+    if (at < 0 || at >= vertices) return at == -1 ? T(0) : not_a_number<T>();
     const auto pair = load_pack<2>(first + 2 * at);
     return read(at) + T(0.5) * (read(pair[0]) + read(pair[1]));
   };
@@ -146,8 +147,8 @@ __global__ void __launch_bounds__(kFilterThreads)
   const int64_t vertex = row_of(i, channels), channel = i - vertex * channels;
   if (vertex >= vertices) return;
   to[i] = blurred<Real>(vertex, first, second, vertices, [&](int64_t at) -> Real {
-    if (at >= vertices) return not_a_number<Real>();
-    return at < 0 ? Real(0) : from[at * channels + channel];
+    if (at < 0 || at >= vertices) return at == -1 ? Real(0) : not_a_number<Real>();
+    return from[at * channels + channel];
   });
 }
 
