@@ -4,6 +4,7 @@ import pytest
 import simt_device
 import torch
 from torch.nn.functional import one_hot
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import roofline_crf
 from fastseg import bilinear_upsample, upsample_argmax, upsample_cross_entropy, upsample_softmax
@@ -46,9 +47,12 @@ def lattice_results():
     features = (2 * torch.randn(2, 5, 20, 18)).requires_grad_()
     values = torch.randn(2, 3, 20, 18, requires_grad=True)
     lattice = permutohedral_lattice(features)
-    filtered = permutohedral_filter(values, features, normalization="symmetric")
-    grads = torch.autograd.grad(filtered, (values, features), torch.randn_like(filtered))
-    return [*lattice, filtered, *grads]
+    results = [*lattice]
+    for kind in ("symmetric", "mean"):
+        filtered = permutohedral_filter(values, features, normalization=kind)
+        grads = torch.autograd.grad(filtered, (values, features), torch.randn_like(filtered))
+        results += [filtered, *grads]
+    return [*results, torch.ops.fastseg.permutohedral_sum(torch.randn(1, 9001, 2))]
 
 
 @pytest.mark.small
@@ -119,7 +123,9 @@ def test_neighbours_need_not_be_aligned():
     values, blur = torch.randn(count, 3), torch.ops.fastseg.permutohedral_blur
     with simt_device.emulated():
         for reverse in (False, True):
-            assert torch.equal(blur(values, odd, reverse), blur(values, lattice.neighbours, reverse))
+            assert torch.equal(
+                blur(values, odd, reverse), blur(values, lattice.neighbours, reverse)
+            )
 
 
 @pytest.mark.small
@@ -169,12 +175,38 @@ def test_mean_field_can_be_captured(dtype):
     with simt_device.emulated():
         expected = mean_field(unary, features, transforms)
         with simt_device.captured():
-            assert torch.equal(mean_field(unary, features, transforms), expected)
+            found = mean_field(unary, features, transforms)
             features[1][0, 2, 3, 4] = float("nan")
-            assert mean_field(unary, features, transforms).isnan().all()
+            refused = mean_field(unary, features, transforms)
             message = "permutohedral_lattice: the stream must not be under capture, got one that is"
             with pytest.raises(RuntimeError, match=f"^{message}"):
                 permutohedral_lattice(features[0])
+    assert torch.equal(found, expected)
+    assert refused.isnan().all()
+
+
+class Scans(TorchDispatchMode):
+    """Counts torch's scans along the points."""
+
+    found = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.found += operator.overloadpacket.__name__ == "cumsum" and args[1] == 1
+        return operator(*args, **(kwargs or {}))
+
+
+def test_points_are_not_summed_by_a_scan():
+    """torch's is not of one order on a GPU, nor the same for one image as for many."""
+    values, features = torch.randn(2, 3, 4, 5), torch.randn(2, 2, 4, 5)
+    inputs = [tensor.requires_grad_() for tensor in (values, features, torch.ones(3))]
+    with simt_device.emulated(), Scans() as scans:
+        filtered = permutohedral_filter(values, features, normalization="mean")
+        torch.autograd.grad(filtered.square().sum(), inputs[:2])
+        probs = mean_field(
+            values, [features], inputs[2:], normalization="mean", features_gradient="gaussian"
+        )
+        torch.autograd.grad(probs.square().sum(), inputs)
+    assert scans.found == 0
 
 
 def test_more_pixels_than_an_edge_can_name():

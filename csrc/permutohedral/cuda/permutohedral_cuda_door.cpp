@@ -94,6 +94,13 @@ struct CudaBackend {
         is_double(lattice), vertices.size(2) - 1, vertices.size(0) * vertices.size(1),
         lattice.size(0), lattice.size(1), call.stream(), products.mutable_data_ptr()));
   }
+  // One order, whichever is asked for.
+  void sum(const Tensor& values, bool /*reverse*/, const Tensor& sums) const {
+    const cuda::Allocate allocate = [&](int64_t bytes) { return call.scratch(bytes); };
+    call.check(cuda::sum_points(values.const_data_ptr(), is_double(values), values.size(0),
+                                values.size(1), values.size(2), allocate, call.stream(),
+                                sums.mutable_data_ptr()));
+  }
 
  private:
   int64_t checked_count(const cuda::LatticeStatus* on_device) const {
