@@ -115,6 +115,12 @@ def lattice_filter() -> Iterator[Plan]:
     name = f"permutohedral filter 375x500x{channels}, {dims} features"
     yield Plan(name, (*blurred(), slicing), 2 * rows + edges)
     yield Plan(f"{name}: gradient", (*blurred(), slicing, products), 4 * rows + 2 * edges)
+    norm, parts = pixels * float(FLOAT), -(-pixels // 4096) * 2.0 * FLOAT
+    sums = (
+        Step("sum_blocks", (norm, parts), float(pixels)),
+        Step("join_blocks", (parts,), float(pixels // 4096)),
+    )
+    yield Plan(f"{name}: sum of the norm for the mean normalisation", sums, norm)
 
 
 def field_options() -> Iterator[Plan]:

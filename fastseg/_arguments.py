@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastseg._limits import MAX_ITERATIONS, MAX_LABELS, NORMALIZATIONS
+from fastseg._readback import has_values
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -24,11 +25,6 @@ def check_tensor(op: str, name: str, argument: object) -> None:
     if argument.is_nested or argument.layout != torch.strided:
         layout = "nested" if argument.is_nested else str(argument.layout).removeprefix("torch.")
         raise TypeError(f"{op}: {name} must be a dense tensor, got a {layout} one")
-
-
-def has_values(tensor: Tensor) -> bool:
-    """Whether values can be looked at: not while a graph is traced, nor on the meta device."""
-    return not torch.compiler.is_compiling() and not tensor.is_meta
 
 
 def check_floating(op: str, name: str, tensor: Tensor) -> None:
@@ -186,18 +182,21 @@ def _check_values(
     features: Sequence[Tensor],
     transforms: Sequence[Tensor],
 ) -> None:
-    lowest = unary.amin(1)  # NaN where there is one
-    if not torch.isfinite(lowest).all():
+    checked = [unary.amin(1)]  # NaN where there is one
+    for points, transform in zip(features, transforms, strict=True):
+        checked += [*points.unbind(1), transform]
+    finite = iter(torch.stack([torch.isfinite(each).all() for each in checked]).tolist())
+    if not next(finite):
         raise ValueError(
             f"{op}: unary must hold no NaN and no -inf, and a finite energy for at least one "
             "label of each pixel, got a pixel that breaks this"
         )
     for k, (points, transform) in enumerate(zip(features, transforms, strict=True)):
-        for d, row in enumerate(points.unbind(1)):
-            if not torch.isfinite(row).all():
+        for d in range(points.shape[1]):
+            if not next(finite):
                 raise ValueError(
                     f"{op}: {features_name}[{k}] must be finite, got NaN or infinity in feature {d}"
                 )
-        unusable = transform[~torch.isfinite(transform)]
-        if len(unusable):
-            raise ValueError(f"{op}: transforms[{k}] must be finite, got {unusable[0].item()}")
+        if not next(finite):
+            unusable = transform[~torch.isfinite(transform)][0].item()
+            raise ValueError(f"{op}: transforms[{k}] must be finite, got {unusable}")

@@ -27,6 +27,7 @@ CUDA_OPERATORS = (
     "permutohedral_lattice",
     "permutohedral_slice",
     "permutohedral_splat",
+    "permutohedral_sum",
     "permutohedral_vertex_products",
     "upsample_argmax",
     "upsample_cross_entropy",

@@ -1,5 +1,7 @@
 """What only a GPU can show. Here, too, is said aloud that the operators' tests left it out."""
 
+import copy
+
 import pytest
 import torch
 
@@ -76,6 +78,49 @@ def test_capture_of_the_crf():
     with torch.no_grad():
         expected = crf(scores, image)
         assert torch.equal(captured(lambda: crf(scores, image)), expected)
+
+
+def test_capture_of_a_crf_that_was_never_called():
+    """Nothing is known of its parameters then, and nothing may be read of them."""
+    scores = torch.rand(1, 4, 20, 26, device="cuda").softmax(1)
+    image = torch.rand(1, 3, 20, 26, device="cuda")
+    kernels = [GaussianKernel(3.0, 3.0), BilateralKernel(80.0, (13.0, 9.0, 13.0), torch.ones(4))]
+    crf = DenseCRF(kernels, "full", labels=4, half_storage=True).cuda()
+    with torch.no_grad():
+        with pytest.warns(UserWarning, match="image should hold 0-255 values"):
+            expected = copy.deepcopy(crf)(scores, image, kind="probabilities")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = crf(scores, image, kind="probabilities")
+        graph.replay()
+    assert torch.equal(found, expected)
+
+
+def test_parameters_are_read_once_for_each_change():
+    """A call waits for the GPU in the operator, and, at a change, for the parameter."""
+    scores = torch.randn(1, 4, 20, 26, device="cuda")
+    crf = DenseCRF([GaussianKernel(3.0, 3.0)]).cuda()
+    crf(scores)
+    torch.cuda.set_sync_debug_mode("error")  # of torch's own waits; the operator's are not seen
+    try:
+        crf(scores)
+        with torch.no_grad():
+            crf.kernels[0].weight.add_(1)
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            crf(scores)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("size", [(9, 11), (200, 300)])
+def test_batches_and_runs_of_the_mean_normalisation_have_the_same_bits(size):
+    values, features = (torch.randn(3, c, *size, device="cuda") for c in (1, 2))
+    together, again = (permutohedral_filter(values, features, normalization="mean") for _ in "12")
+    assert torch.equal(together, again)
+    for image in range(3):
+        one = slice(image, image + 1)
+        alone = permutohedral_filter(values[one], features[one], normalization="mean")
+        assert torch.equal(together[one], alone)
 
 
 def test_capture_of_mean_field():

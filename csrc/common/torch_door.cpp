@@ -180,6 +180,13 @@ Tensor empty_image(int64_t batch, int64_t channels, int64_t height, int64_t widt
 
 Tensor packed(const Tensor& tensor) { return packed_image(tensor, false); }
 
+Tensor aligned(const Tensor& tensor, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % bytes == 0) return tensor;
+  Tensor copy = empty_tensor(shape_of(tensor), tensor.scalar_type(), tensor.device());
+  torch::stable::copy_(copy, tensor);
+  return copy;
+}
+
 Tensor packed_image(const Tensor& image, bool channels_last) {
   using torch::stable::detail::from;
   std::array<StableIValue, 2> stack = {

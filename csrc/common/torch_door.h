@@ -75,6 +75,8 @@ using Device = torch::stable::Device;
 Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type,
                     std::optional<Device> device = std::nullopt);
 Tensor packed(const Tensor& tensor);
+// The contiguous tensor itself, or a copy where its first number is not at a multiple of `bytes`.
+Tensor aligned(const Tensor& tensor, size_t bytes);
 
 // Uninitialised floats that stay for long, such as a layer's weights; on huge pages if many.
 Tensor empty_lasting(int64_t size);

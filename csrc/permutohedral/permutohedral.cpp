@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 
 #include "../common/instruction_set.h"
@@ -23,6 +24,27 @@ LatticeTensors write_lattice(const LatticeBuild& build, int64_t batch, int64_t p
       mutable_data<int64_t>(segments), mutable_data<int64_t>(contributors)};
   with_torch_crew([&] { build.write(arrays, torch_threads()); });
   return lattice;
+}
+
+// sums (C) of values (N, C), in double precision and from the first point to the last, or from the
+// last to the first.
+template <typename Real>
+void sum_image(const Real* values, int64_t points, int64_t channels, bool reverse, Real* sums) {
+  std::vector<double> total(channels);
+  for (int64_t i = 0; i < points; ++i) {
+    const Real* point = values + (reverse ? points - 1 - i : i) * channels;
+    for (int64_t c = 0; c < channels; ++c) total[c] += point[c];
+  }
+  std::transform(total.begin(), total.end(), sums, [](double x) { return static_cast<Real>(x); });
+}
+
+template <typename Real>
+void sum_images(const Tensor& values, bool reverse, const Tensor& sums) {
+  const int64_t points = values.size(1), channels = values.size(2);
+  torch_threads()(values.size(0), [&](int64_t b) {
+    sum_image(data<Real>(values) + b * points * channels, points, channels, reverse,
+              mutable_data<Real>(sums) + b * channels);
+  });
 }
 
 struct CpuBackend {
@@ -78,6 +100,10 @@ struct CpuBackend {
                             vertices.size(0) * vertices.size(1), lattice.size(1), torch_threads(),
                             products.mutable_data_ptr());
   }
+  void sum(const Tensor& values, bool reverse, const Tensor& sums) const {
+    is_double(values) ? sum_images<double>(values, reverse, sums)
+                      : sum_images<float>(values, reverse, sums);
+  }
 };
 
 }  // namespace
@@ -96,6 +122,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastseg, m) {
   m.def(
       "permutohedral_vertex_products(Tensor lattice, Tensor values, Tensor vertices, "
       "Tensor? segments=None, Tensor? contributors=None) -> Tensor");
+  m.def("permutohedral_sum(Tensor values, bool reverse=False) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastseg, CPU, m) { implement_permutohedral<CpuBackend>(m); }

@@ -130,6 +130,15 @@ Error check_permutohedral_vertex_products(const ArgumentInfo& lattice, const Arg
   return check_addressable(op, vertices, vertices.shape, sizeof(double));
 }
 
+Error check_permutohedral_sum(const ArgumentInfo& values) {
+  const char* op = "permutohedral_sum";
+  FASTSEG_RETURN_IF_ERROR(check_floating(op, values));
+  FASTSEG_RETURN_IF_ERROR(check_rank(op, values, values.shape.size() == 3, "(B, N, C)"));
+  if (values.shape[1] > 0) return {};
+  return value_error(op, ": values must have at least one point, got shape ",
+                     shape_text(values.shape));
+}
+
 Error check_indices(const char* op, const char* name, const int32_t* indices, int64_t count,
                     int64_t low, int64_t high, Parallel parallel) {
   return check_index_range(op, name, indices, count, low, high, parallel);

@@ -32,6 +32,9 @@ Error check_permutohedral_slice(const ArgumentInfo& lattice, const ArgumentInfo&
 Error check_permutohedral_vertex_products(const ArgumentInfo& lattice, const ArgumentInfo& values,
                                           const ArgumentInfo& vertices);
 
+// values (B, N, C), at least one point.
+Error check_permutohedral_sum(const ArgumentInfo& values);
+
 // Every index in [low, high). One read of the indices: the kernels, which trust them, read them
 // too, so that a wrong index would otherwise read or write memory that is not theirs.
 Error check_indices(const char* op, const char* name, const int32_t* indices, int64_t count,

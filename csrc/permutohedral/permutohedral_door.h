@@ -109,12 +109,28 @@ Tensor permutohedral_vertex_products(const Tensor& lattice, const Tensor& values
 }
 
 template <typename Backend>
+Tensor permutohedral_sum(const Tensor& values, bool reverse) {
+  const char* op = "permutohedral_sum";
+  return with_error_kinds(op, [&] {
+    raise_if(check_permutohedral_sum(info_of("values", values)));
+    const Tensor columns = packed(values);
+    const Backend backend(op, values);
+    Tensor sums =
+        empty_tensor({values.size(0), 1, values.size(2)}, values.scalar_type(), values.device());
+    if (sums.numel() == 0) return sums;
+    backend.sum(columns, reverse, sums);
+    return sums;
+  });
+}
+
+template <typename Backend>
 void implement_permutohedral(torch::stable::detail::StableLibrary& m) {
   m.impl("permutohedral_lattice", TORCH_BOX(&permutohedral_lattice<Backend>));
   m.impl("permutohedral_splat", TORCH_BOX(&permutohedral_splat<Backend>));
   m.impl("permutohedral_blur", TORCH_BOX(&permutohedral_blur<Backend>));
   m.impl("permutohedral_slice", TORCH_BOX(&permutohedral_slice<Backend>));
   m.impl("permutohedral_vertex_products", TORCH_BOX(&permutohedral_vertex_products<Backend>));
+  m.impl("permutohedral_sum", TORCH_BOX(&permutohedral_sum<Backend>));
 }
 
 }  // namespace fastseg

@@ -15,9 +15,9 @@ from fastseg._arguments import (
     check_normalization,
     check_tensor,
     dtype_name,
-    has_values,
 )
 from fastseg._limits import MAX_ITERATIONS, MAX_LABELS, PROBABILITY_FLOOR
+from fastseg._readback import bounds_of, has_values
 from fastseg.crf.kernels import (
     BilateralKernel,
     FeatureKernel,
@@ -84,6 +84,16 @@ class DenseCRF(Recorded):
     multiplies by the ratio of the two for evenly spread features, after which these read 1.00 and
     0.69 to 0.87; what is missing then is mass blurred towards lattice vertices without pixels.
     ``exact=True`` is the textbook's. In every other normalisation the factor cancels.
+
+    On CUDA a call waits for the GPU once, to read back how many vertices the lattices have and
+    whether all is finite; once more for the range of a floating image where a sigma_rgb is 1 or
+    more, and once for that of probabilities. Parameters are read once for each change of them; one
+    made through ``.data`` is not seen, though the operator still refuses what is not finite. While
+    the stream is captured into a CUDA graph nothing is read back and no value is refused: what is
+    not finite makes Q NaN, the sign of a width does not matter, and probabilities are taken as
+    they are. Lattices then get memory for as many vertices as there might be, B N (D + 1).
+    Everything must be on the GPU before. :meth:`logits`, float64 and gradients build lattices that
+    cannot be captured, and raise a RuntimeError.
 
     Args:
         kernels: what is compared: :class:`GaussianKernel`, :class:`BilateralKernel`,
@@ -482,17 +492,16 @@ def check_probabilities(op: str, probs: Tensor) -> None:
     """Raises unless probabilities ``(B, L, *spatial)`` lie in [0, 1] and sum to about one."""
     if probs.numel() == 0:
         return
-    low, high = (float(bound) for bound in torch.aminmax(probs.detach()))
+    low, high, least_sum, largest_sum = bounds_of(probs, probs.detach().sum(1))
     if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):  # false for NaN
         raise ValueError(
             f"{op}: scores must lie in [0, 1] where kind is 'probabilities', "
             f"got values from {low:.6g} to {high:.6g}"
         )
-    low, high = (float(bound) for bound in torch.aminmax(probs.detach().sum(1)))
-    if low < 1 - SUM_SLACK or high > 1 + SUM_SLACK:
+    if least_sum < 1 - SUM_SLACK or largest_sum > 1 + SUM_SLACK:
         raise ValueError(
             f"{op}: scores must sum to 1 over the labels where kind is 'probabilities', "
-            f"got sums from {low:.6g} to {high:.6g}"
+            f"got sums from {least_sum:.6g} to {largest_sum:.6g}"
         )
 
 
@@ -657,27 +666,32 @@ def _check_scores(scores: Tensor, kind: str, labels: int | None) -> None:
 
 
 def _check_values(kernels: Iterable[nn.Module], scores: Tensor, image: Tensor | None) -> None:
-    """Names the value of the caller's that cannot be served, if there is one."""
+    """Names the value of the caller's that cannot be served, if there is one.
+
+    Whether there is one is read back at once.
+    """
     scores = scores.detach()
     wrong = torch.isnan(scores) | torch.isposinf(scores)
-    if bool(wrong.any()):
+    barred = torch.isneginf(scores).all(1)
+    faults = [wrong.any(), barred.any()]
+    reads_image = any(not isinstance(k, (GaussianKernel, FeatureKernel)) for k in kernels)
+    if image is not None and reads_image and image.is_floating_point():
+        faults.append((~torch.isfinite(image.detach())).any())
+    wrong_scores, wrong_pixels, wrong_image = (*torch.stack(faults).tolist(), False)[:3]
+    if wrong_scores:
         first = tuple(wrong.nonzero()[0].tolist())
         raise ValueError(
             "DenseCRF: scores must be finite, or -inf for a label that is ruled out, "
             f"got {float(scores[first])} at {first} and {int(wrong.sum())} such values in all"
         )
-    barred = torch.isneginf(scores).all(1)
-    if bool(barred.any()):
+    if wrong_pixels:
         batch, *pixel = barred.nonzero()[0].tolist()
         at = ", ".join(map(str, [batch, ":", *pixel]))
         raise ValueError(
             f"DenseCRF: scores must leave at least one label to each pixel, got only -inf at ({at})"
         )
-    reads_image = any(not isinstance(k, (GaussianKernel, FeatureKernel)) for k in kernels)
-    if image is None or not reads_image or not image.is_floating_point():
-        return
-    wrong = ~torch.isfinite(image.detach())
-    if bool(wrong.any()):
+    if wrong_image and image is not None:
+        wrong = ~torch.isfinite(image.detach())
         first = tuple(wrong.nonzero()[0].tolist())
         raise ValueError(
             f"DenseCRF: image must be finite, got {float(image[first])} at {first} and "

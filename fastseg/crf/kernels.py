@@ -5,13 +5,16 @@ that k_ij = exp(-|f_i - f_j|^2 / 2); Kraehenbuehl and Koltun, "Efficient Inferen
 Connected CRFs with Gaussian Edge Potentials" (2011), eq. 3.
 """
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from fastseg._arguments import check_normalization, check_tensor, dtype_name, has_values
+from fastseg._arguments import check_normalization, check_tensor, dtype_name
+from fastseg._readback import bounds_of, has_values
+from fastseg.crf.parameter_bounds import bounds_of_parameter
 from fastseg.nn.recipe import Recorded
 
 Values = float | Sequence[float] | Sequence[Sequence[float]] | Tensor
@@ -85,7 +88,8 @@ class PairwiseKernel(Recorded):
         # or NaN gives features that the operator refuses.
         if not has_values(width):
             return
-        if not bool(((width > 0) & torch.isfinite(width)).all()):
+        low, high = bounds_of_parameter(width)
+        if not 0 < low <= high < math.inf:  # false for NaN
             finding = width.detach().tolist() if given is None else given
             raise ValueError(f"{self._op()}: {name} must be positive and finite, got {finding}")
 
@@ -222,8 +226,11 @@ class BilateralKernel(PairwiseKernel):
         return result
 
     def expects_colours(self) -> bool:
-        """Whether the widths are meant for values beyond [0, 1]: some sigma_rgb is 1 or more."""
-        return bool((self.sigma_rgb >= 1).any())
+        """Whether the widths are meant for values beyond [0, 1]: some sigma_rgb is 1 or more.
+
+        False where they cannot be looked at.
+        """
+        return has_values(self.sigma_rgb) and bounds_of_parameter(self.sigma_rgb)[1] >= 1
 
     def extra_repr(self) -> str:
         return self._summary("sigma_xy", "sigma_rgb")
@@ -309,8 +316,9 @@ def per_row(width: Tensor, dims: int) -> Tensor:
 
 
 def check_finite(op: str, name: str, parameter: Tensor) -> None:
-    if has_values(parameter) and not bool(torch.isfinite(parameter).all()):
-        raise ValueError(f"{op}: {name} must be finite, got {parameter.detach().tolist()}")
+    if not has_values(parameter) or all(map(math.isfinite, bounds_of_parameter(parameter))):
+        return
+    raise ValueError(f"{op}: {name} must be finite, got {parameter.detach().tolist()}")
 
 
 def check_image(
@@ -358,10 +366,7 @@ def warn_of_unit_range(
     expecting = any(k.expects_colours() for k in kernels if isinstance(k, BilateralKernel))
     if not expecting or image.numel() == 0:
         return
-    values = image.detach()
-    if values.element_size() == 1:  # torch does not compare float8
-        values = values.half()
-    low, high = (float(bound) for bound in torch.aminmax(values))
+    low, high = bounds_of(image)
     if 0 <= low < high <= 1:
         warnings.warn(
             f"{op}: image should hold 0-255 values where sigma_rgb is 1 or more, got values from "

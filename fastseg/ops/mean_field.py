@@ -80,6 +80,11 @@ def mean_field(
 
     One call of the fused form is differentiable once, the composed form any number of times.
 
+    On CUDA the fused form reads back once, how many vertices the lattices have and whether
+    arguments are finite, and nothing while the stream is captured into a CUDA graph, where what is
+    not finite makes Q NaN. The composed form and the backward cannot be captured: they build
+    lattices with :func:`permutohedral_lattice`.
+
     Nothing is special at the border of an image. Two runs give identical bits, for every number
     of threads, and so do an image alone and the same image in a batch; gradients too. Two things
     are left to torch, whose bits depend on the number of threads: products with transforms of

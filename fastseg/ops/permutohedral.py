@@ -74,6 +74,8 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
         ValueError: a wrong rank, D outside 1..16, no point, NaN or infinity, or features too
             large.
         TypeError: not a tensor, or another dtype.
+        RuntimeError: the stream is being captured into a CUDA graph: M, a shape, must be read back.
+            What filters over the lattice can be captured.
     """
     check_tensor("permutohedral_lattice", "features", features)
     return Lattice(*torch.ops.fastseg.permutohedral_lattice(features))
@@ -168,16 +170,18 @@ def channels_first(values: Tensor, like: Tensor) -> Tensor:
 
 
 def sum_points(values: Tensor) -> Tensor:
-    """``(B, N, C)`` to ``(B, 1, C)``: each sum on one thread, from the first point to the last.
+    """``(B, N, C)`` to ``(B, 1, C)``, each sum in one order: on the CPU that of the points.
 
     ``Tensor.sum`` adds in an order that depends on the number of threads and on the batch.
     """
-    return values.cumsum(1)[:, -1:]
+    result: Tensor = torch.ops.fastseg.permutohedral_sum(values)
+    return result
 
 
 def repeat_for_points(value: Tensor, points: int) -> Tensor:
     """``(B, 1, C)`` to ``(B, points, C)``, with a gradient that is summed as in ``sum_points``."""
-    return torch.nn.functional.pad(value, (0, 0, 0, points - 1)).cumsum(1)
+    result: Tensor = torch.ops.fastseg.permutohedral_repeat(value, points)
+    return result
 
 
 def blur_scale(dims: int) -> float:
@@ -280,6 +284,19 @@ class GaussianFilter(NamedTuple):
         return self.after * filtered
 
 
+# The adjoint of the sum.
+torch.library.define(
+    "fastseg::permutohedral_repeat",
+    "(Tensor value, SymInt points) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.impl("fastseg::permutohedral_repeat", ("cpu", "cuda"))
+def _(value: Tensor, points: int) -> Tensor:
+    return value.repeat(1, points, 1)
+
+
 @torch.library.register_fake("fastseg::permutohedral_lattice")
 def _(features: Tensor) -> tuple[Tensor, ...]:
     batch, dims, *spatial = features.shape
@@ -327,6 +344,16 @@ def _(
     contributors: Tensor | None = None,
 ) -> Tensor:
     return lattice.new_empty(vertices.shape)
+
+
+@torch.library.register_fake("fastseg::permutohedral_sum")
+def _(values: Tensor, reverse: bool = False) -> Tensor:
+    return values.new_empty(values.shape[0], 1, values.shape[2])
+
+
+@torch.library.register_fake("fastseg::permutohedral_repeat")
+def _(value: Tensor, points: int) -> Tensor:
+    return value.new_empty(value.shape[0], points, value.shape[2])
 
 
 def features_grad(grad_barycentric: Tensor, rank: Tensor) -> Tensor:
@@ -439,6 +466,18 @@ def _products_grad(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     return grad_lattice, grad_values, None, None, None
 
 
+def _save_sum(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.points = inputs[0].shape[1]
+
+
+def _sum_grad(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+    return torch.ops.fastseg.permutohedral_repeat(grad, ctx.points), None
+
+
+def _repeat_grad(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+    return torch.ops.fastseg.permutohedral_sum(grad, True), None
+
+
 torch.library.register_autograd(
     "fastseg::permutohedral_lattice", _lattice_grad, setup_context=_save_lattice
 )
@@ -452,3 +491,5 @@ torch.library.register_autograd(
 torch.library.register_autograd(
     "fastseg::permutohedral_vertex_products", _products_grad, setup_context=_save_products
 )
+torch.library.register_autograd("fastseg::permutohedral_sum", _sum_grad, setup_context=_save_sum)
+torch.library.register_autograd("fastseg::permutohedral_repeat", _repeat_grad)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import math
 import re
 
@@ -15,6 +16,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import fastseg._C
 from fastseg import reference
 from fastseg.ops import Lattice, permutohedral_filter, permutohedral_lattice
+from fastseg.ops.errors import user_errors
 from fastseg.reference.permutohedral import elevation
 from fastseg.reference.permutohedral import permutohedral_lattice as reference_lattice
 
@@ -216,6 +218,52 @@ def test_error_against_the_exact_gaussian(dims, measured):
     assert error / exact.abs().mean() < 1.1 * measured
 
 
+# Sums over the points
+
+SUMMED = [
+    pytest.param((2, 1, 3), id="one-point"),
+    pytest.param((2, 300, 1), id="one-channel"),
+    pytest.param((1, 4096, 1), id="a-block"),
+    pytest.param((2, 9001, 2), id="three-blocks"),
+    pytest.param((0, 5, 2), id="empty-batch"),
+    pytest.param((2, 5, 0), id="no-channel"),
+]
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape", SUMMED)
+def test_sum_of_points(shape, reverse, dtype):
+    values = 100 * torch.randn(shape, dtype=dtype)
+    sums = ops.permutohedral_sum(values, reverse)
+    expected = values.double().sum(1, keepdim=True)
+    rtol = 1e-15 if dtype == torch.float64 else 2**-23  # rounded once
+    torch.testing.assert_close(sums.double(), expected, rtol=rtol, atol=1e-10)
+    assert sums.is_contiguous()
+    for image, channel in itertools.product(range(shape[0]), range(shape[2])):
+        alone = values[image : image + 1, :, channel : channel + 1]
+        assert torch.equal(ops.permutohedral_sum(alone, reverse)[0, 0, 0], sums[image, 0, channel])
+
+
+@pytest.mark.cpu_only
+def test_sums_are_those_of_one_point_after_the_other(dtype):
+    values = torch.randn(2, 9001, 3, dtype=dtype)
+    assert torch.equal(ops.permutohedral_sum(values), values.cumsum(1)[:, -1:])
+    assert torch.equal(ops.permutohedral_sum(values, True), values.flip(1).cumsum(1)[:, -1:])
+
+
+def test_gradients_of_sums():
+    values = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 4, 3, dtype=torch.float64)
+
+    def doubled(values):
+        sums = ops.permutohedral_sum(values * values)
+        return ops.permutohedral_repeat(sums, 4) * weight
+
+    assert gradcheck(doubled, values)
+    assert gradgradcheck(doubled, values)
+
+
 # Memory and reuse
 
 
@@ -394,6 +442,8 @@ def operator_calls(grad: bool):
     yield ops.permutohedral_blur, (vertex_values, lattice.neighbours, False)
     yield ops.permutohedral_blur, (vertex_values, lattice.neighbours, True)
     yield ops.permutohedral_slice, (vertex_values, lattice.vertices, weights, *simplices)
+    yield ops.permutohedral_sum, (values,)
+    yield ops.permutohedral_repeat, (values[:, :1].detach().clone().requires_grad_(grad), 20)
     yield (
         ops.permutohedral_vertex_products,
         (vertex_values, values, lattice.vertices, *simplices),
@@ -608,6 +658,21 @@ REJECTED = {
         lambda: permutohedral_lattice(None),
         TypeError,
         "permutohedral_lattice: features must be a torch.Tensor, got NoneType",
+    ),
+    "sum-integer": (
+        lambda: user_errors(ops.permutohedral_sum)(B123.int()),
+        TypeError,
+        "permutohedral_sum: values must have dtype float32 or float64, got int32",
+    ),
+    "sum-rank": (
+        lambda: user_errors(ops.permutohedral_sum)(torch.ones(3, 4)),
+        ValueError,
+        "permutohedral_sum: values must have shape (B, N, C), got (3, 4)",
+    ),
+    "sum-of-nothing": (
+        lambda: user_errors(ops.permutohedral_sum)(torch.ones(3, 0, 4)),
+        ValueError,
+        "permutohedral_sum: values must have at least one point, got shape (3, 0, 4)",
     ),
     "lattice-integer": (
         lambda: permutohedral_lattice(B123.int()),

@@ -14,8 +14,10 @@ from unittest import mock
 
 import simt_build
 import torch
+from readbacks import Readbacks
 
 import fastseg._C  # noqa: F401  defines the operators
+from fastseg import _readback
 from fastseg.ops import gpu
 
 # The sanitizer's runtime must be in the process from its start: see the Makefile.
@@ -76,6 +78,8 @@ def emulated(order: str = "forward", seed: int = 1) -> Iterator[None]:
         with (
             mock.patch.object(gpu, "serves", lambda tensor: True),
             mock.patch.object(gpu, "listed", lambda *key: None),
+            mock.patch.object(_readback, "on_gpu", lambda tensor: True),
+            mock.patch.object(torch.cuda, "is_current_stream_capturing", lambda: False),
         ):
             yield
     finally:
@@ -84,9 +88,13 @@ def emulated(order: str = "forward", seed: int = 1) -> Iterator[None]:
 
 @contextmanager
 def captured() -> Iterator[None]:
-    """As if the stream were under capture: whoever waits for it gets an error."""
+    """As if the stream were under capture: whoever waits for it, or reads back, gets an error."""
     library().simt_set_capturing(True)
     try:
-        yield
+        with (
+            mock.patch.object(torch.cuda, "is_current_stream_capturing", lambda: True),
+            Readbacks(refused=True),
+        ):
+            yield
     finally:
         library().simt_set_capturing(False)

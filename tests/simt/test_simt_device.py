@@ -4,6 +4,7 @@ import pytest
 import simt_device
 import torch
 from torch.nn.functional import one_hot
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import roofline_crf
 from fastseg import bilinear_upsample, upsample_argmax, upsample_cross_entropy, upsample_softmax
@@ -46,9 +47,12 @@ def lattice_results():
     features = (2 * torch.randn(2, 5, 20, 18)).requires_grad_()
     values = torch.randn(2, 3, 20, 18, requires_grad=True)
     lattice = permutohedral_lattice(features)
-    filtered = permutohedral_filter(values, features, normalization="symmetric")
-    grads = torch.autograd.grad(filtered, (values, features), torch.randn_like(filtered))
-    return [*lattice, filtered, *grads]
+    results = [*lattice]
+    for kind in ("symmetric", "mean"):
+        filtered = permutohedral_filter(values, features, normalization=kind)
+        grads = torch.autograd.grad(filtered, (values, features), torch.randn_like(filtered))
+        results += [filtered, *grads]
+    return [*results, torch.ops.fastseg.permutohedral_sum(torch.randn(1, 9001, 2))]
 
 
 @pytest.mark.small
@@ -83,9 +87,45 @@ def test_indices_that_are_out_of_range_make_nan():
         assert sliced[0, 3].isnan().all() and not sliced[0, :3].isnan().any()
         products = ops.permutohedral_vertex_products(splatted.nan_to_num(), values, wrong)
         assert products[0, 3].isnan().all() and not products[0, :3].isnan().any()
-        wrong = neighbours.clone()
-        wrong[2, 0] = large
-        assert ops.permutohedral_blur(splatted.nan_to_num(), wrong, False)[0].isnan().all()
+        for index in (large, len(splatted), -2, -(2**31)):
+            for axis in (0, 1, 2):
+                wrong = neighbours.clone()
+                wrong[axis, 0] = index
+                blurred = ops.permutohedral_blur(splatted.nan_to_num(), wrong, False)
+                assert blurred[0].isnan().all()
+                assert not blurred.isnan().all()
+
+
+@pytest.mark.parametrize("index", [2**30, -2])
+def test_the_cpu_refuses_these_indices(index):
+    vertices, weights, _, neighbours, segments, contributors = permutohedral_lattice(
+        torch.randn(1, 2, 4, 5)
+    )
+    ops, values = torch.ops.fastseg, torch.randn(1, 20, 2)
+    lattice = ops.permutohedral_splat(values, vertices, weights, segments, contributors)
+    neighbours[1, 0, 0] = index
+    message = rf"permutohedral_blur: neighbours must be in \[-1, {len(lattice)}\), got {index}$"
+    with pytest.raises(RuntimeError, match=message):
+        ops.permutohedral_blur(lattice, neighbours, False)
+    vertices[0, 0, 0] = index
+    message = rf"permutohedral_slice: vertices must be in \[0, {len(lattice)}\), got {index}$"
+    with pytest.raises(RuntimeError, match=message):
+        ops.permutohedral_slice(lattice, vertices, weights)
+
+
+def test_neighbours_need_not_be_aligned():
+    """A pair is read at once; these begin at an odd number of 4 bytes."""
+    lattice = permutohedral_lattice(torch.randn(1, 2, 4, 5))
+    count = lattice.neighbours.shape[1]
+    memory = torch.empty(lattice.neighbours.numel() + 1, dtype=torch.int32)
+    odd = memory[1:].view(lattice.neighbours.shape).copy_(lattice.neighbours)
+    assert odd.is_contiguous() and odd.data_ptr() % 8 == 4
+    values, blur = torch.randn(count, 3), torch.ops.fastseg.permutohedral_blur
+    with simt_device.emulated():
+        for reverse in (False, True):
+            assert torch.equal(
+                blur(values, odd, reverse), blur(values, lattice.neighbours, reverse)
+            )
 
 
 @pytest.mark.small
@@ -135,12 +175,38 @@ def test_mean_field_can_be_captured(dtype):
     with simt_device.emulated():
         expected = mean_field(unary, features, transforms)
         with simt_device.captured():
-            assert torch.equal(mean_field(unary, features, transforms), expected)
+            found = mean_field(unary, features, transforms)
             features[1][0, 2, 3, 4] = float("nan")
-            assert mean_field(unary, features, transforms).isnan().all()
+            refused = mean_field(unary, features, transforms)
             message = "permutohedral_lattice: the stream must not be under capture, got one that is"
             with pytest.raises(RuntimeError, match=f"^{message}"):
                 permutohedral_lattice(features[0])
+    assert torch.equal(found, expected)
+    assert refused.isnan().all()
+
+
+class Scans(TorchDispatchMode):
+    """Counts torch's scans along the points."""
+
+    found = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.found += operator.overloadpacket.__name__ == "cumsum" and args[1] == 1
+        return operator(*args, **(kwargs or {}))
+
+
+def test_points_are_not_summed_by_a_scan():
+    """torch's is not of one order on a GPU, nor the same for one image as for many."""
+    values, features = torch.randn(2, 3, 4, 5), torch.randn(2, 2, 4, 5)
+    inputs = [tensor.requires_grad_() for tensor in (values, features, torch.ones(3))]
+    with simt_device.emulated(), Scans() as scans:
+        filtered = permutohedral_filter(values, features, normalization="mean")
+        torch.autograd.grad(filtered.square().sum(), inputs[:2])
+        probs = mean_field(
+            values, [features], inputs[2:], normalization="mean", features_gradient="gaussian"
+        )
+        torch.autograd.grad(probs.square().sum(), inputs)
+    assert scans.found == 0
 
 
 def test_more_pixels_than_an_edge_can_name():

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <type_traits>
 #include <utility>
 
@@ -88,6 +89,24 @@ cudaError_t vertex_products(const void* lattice, const void* values, const int32
                    stream, static_cast<const Real*>(lattice), static_cast<const Real*>(values),
                    vertices, Corners(dims), points, vertex_count, channels,
                    static_cast<Real*>(products));
+  });
+  return cudaGetLastError();
+}
+
+cudaError_t sum_points(const void* values, bool double_precision, int64_t batch, int64_t points,
+                       int64_t channels, const Allocate& allocate, cudaStream_t stream,
+                       void* sums) {
+  const int64_t blocks = (points + kSumPoints - 1) / kSumPoints, columns = batch * channels;
+  auto* parts = static_cast<double*>(allocate(blocks * columns * int64_t{sizeof(double)}));
+  const auto grid = [](int64_t size) {
+    return static_cast<unsigned>(std::min<int64_t>(size, INT32_MAX));
+  };
+  with_real(double_precision, [&](auto* type) {
+    using Real = std::remove_pointer_t<decltype(type)>;
+    FASTSEG_LAUNCH(sum_blocks<Real>, grid(blocks * columns), kSumThreads, 0, stream,
+                   static_cast<const Real*>(values), points, channels, blocks, columns, parts);
+    FASTSEG_LAUNCH(join_blocks<Real>, grid(columns), kSumThreads, 0, stream, parts, blocks, columns,
+                   static_cast<Real*>(sums));
   });
   return cudaGetLastError();
 }

@@ -84,5 +84,9 @@ cudaError_t vertex_products(const void* lattice, const void* values, const int32
                             int64_t vertex_count, int64_t channels, cudaStream_t stream,
                             void* products);
 
+// sums (B, C) of values (B, N, C), at least one of each.
+cudaError_t sum_points(const void* values, bool double_precision, int64_t batch, int64_t points,
+                       int64_t channels, const Allocate& allocate, cudaStream_t stream, void* sums);
+
 }  // namespace cuda
 }  // namespace fastseg

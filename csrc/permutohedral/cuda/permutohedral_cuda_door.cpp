@@ -71,7 +71,8 @@ struct CudaBackend {
                            lattice.size(0), lattice.size(1), allocate, call.stream(),
                            lattice.mutable_data_ptr()));
   }
-  Tensor blur(const Tensor& lattice, const Tensor& links, bool reverse) const {
+  Tensor blur(const Tensor& lattice, const Tensor& neighbours, bool reverse) const {
+    const Tensor links = aligned(neighbours, 2 * sizeof(int32_t));
     const Tensor other = empty_tensor(shape_of(lattice), lattice.scalar_type(), lattice.device());
     void* result = nullptr;
     call.check(cuda::blur(lattice.mutable_data_ptr(), other.mutable_data_ptr(),
@@ -92,6 +93,13 @@ struct CudaBackend {
         lattice.const_data_ptr(), values.const_data_ptr(), data<int32_t>(vertices),
         is_double(lattice), vertices.size(2) - 1, vertices.size(0) * vertices.size(1),
         lattice.size(0), lattice.size(1), call.stream(), products.mutable_data_ptr()));
+  }
+  // One order, whichever is asked for.
+  void sum(const Tensor& values, bool /*reverse*/, const Tensor& sums) const {
+    const cuda::Allocate allocate = [&](int64_t bytes) { return call.scratch(bytes); };
+    call.check(cuda::sum_points(values.const_data_ptr(), is_double(values), values.size(0),
+                                values.size(1), values.size(2), allocate, call.stream(),
+                                sums.mutable_data_ptr()));
   }
 
  private:

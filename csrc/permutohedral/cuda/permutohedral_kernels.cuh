@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "../../common/block_sum.cuh"
 #include "../../common/storage.cuh"
 #include "../../common/vector_access.cuh"
 #include "corners.cuh"
@@ -59,12 +60,13 @@ __device__ __forceinline__ T sum_of_piece(const Piece& piece, Term term) {
 }
 
 // v + (previous + next) / 2 along one axis, or along two of them one after the other: `second` may
-// be null. read(-1) is zero.
+// be null. Pairs are aligned to 8 bytes. read(-1) is zero, and of another vertex that there is not
+// NaN.
 template <typename T, typename Read>
 __device__ __forceinline__ T blurred(int64_t vertex, const int32_t* first, const int32_t* second,
                                      int64_t vertices, Read read) {
   const auto along_first = [&](int64_t at) -> T {
-    if (at < 0 || at >= vertices) return at < 0 ? T(0) : not_a_number<T>();
+    if (at < 0 || at >= vertices) return at == -1 ? T(0) : not_a_number<T>();
     const auto pair = load_pack<2>(first + 2 * at);
     return read(at) + T(0.5) * (read(pair[0]) + read(pair[1]));
   };
@@ -146,8 +148,8 @@ __global__ void __launch_bounds__(kFilterThreads)
   const int64_t vertex = row_of(i, channels), channel = i - vertex * channels;
   if (vertex >= vertices) return;
   to[i] = blurred<Real>(vertex, first, second, vertices, [&](int64_t at) -> Real {
-    if (at >= vertices) return not_a_number<Real>();
-    return at < 0 ? Real(0) : from[at * channels + channel];
+    if (at < 0 || at >= vertices) return at == -1 ? Real(0) : not_a_number<Real>();
+    return from[at * channels + channel];
   });
 }
 
@@ -187,6 +189,44 @@ __global__ void __launch_bounds__(kFilterThreads)
     for (int64_t c = 0; c < channels; ++c) sum += row[c] * value[c];
   }
   products[i] = sum;
+}
+
+// A column, the points of a channel of an image, is added up in blocks of so many, and then the
+// blocks: in an order that does not depend on how many columns there are.
+constexpr int kSumThreads = 256, kSumRounds = 16;
+constexpr int64_t kSumPoints = int64_t{kSumThreads} * kSumRounds;
+
+// One block so many points of a column; columns share the lines of memory that they read.
+template <typename Real>
+__global__ void __launch_bounds__(kSumThreads)
+    sum_blocks(const Real* __restrict__ values, int64_t points, int64_t channels, int64_t blocks,
+               int64_t columns, double* __restrict__ sums) {
+  for (int64_t i = blockIdx.x; i < columns * blocks; i += gridDim.x) {
+    const int64_t column = i / blocks, begin = (i - column * blocks) * kSumPoints;
+    const int64_t image = column / channels, channel = column - image * channels;
+    double sum[1] = {0};
+    for (int round = 0; round < kSumRounds; ++round) {
+      const int64_t point = begin + round * kSumThreads + threadIdx.x;
+      if (point < points) sum[0] += values[(image * points + point) * channels + channel];
+    }
+    block_sum<kSumThreads>(sum);
+    if (threadIdx.x == 0) sums[i] = sum[0];
+    __syncthreads();  // before the next sum takes the block's memory
+  }
+}
+
+// One block a column.
+template <typename Real>
+__global__ void __launch_bounds__(kSumThreads)
+    join_blocks(const double* __restrict__ sums, int64_t blocks, int64_t columns,
+                Real* __restrict__ result) {
+  for (int64_t column = blockIdx.x; column < columns; column += gridDim.x) {
+    double sum[1] = {0};
+    for (int64_t i = threadIdx.x; i < blocks; i += kSumThreads) sum[0] += sums[column * blocks + i];
+    block_sum<kSumThreads>(sum);
+    if (threadIdx.x == 0) result[column] = static_cast<Real>(sum[0]);
+    __syncthreads();  // before the next sum takes the block's memory
+  }
 }
 
 }  // namespace cuda
