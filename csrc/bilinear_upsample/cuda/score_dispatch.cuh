@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include "../../common/launch.cuh"
 #include "../score_layout.h"
 
@@ -21,10 +23,16 @@ void with_type(ScoreType type, Use&& use) {
   }
 }
 
-// Blocks of `threads` for so many threads. No GPU's memory holds an array for which these would be
-// 2^31.
-inline unsigned blocks_for(int64_t count, int threads) {
-  return static_cast<unsigned>((count + threads - 1) / threads);
+inline int64_t ceil_div(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
+// Blocks of `threads` for `count` threads, in as many grids as these take: launch(first, blocks)
+// for each, of which `first` blocks were in the grids before. One, but for more than 2^31 blocks.
+template <typename Launch>
+void in_grids(int64_t count, int threads, Launch&& launch) {
+  const int64_t blocks = ceil_div(count, threads), largest = FASTSEG_LARGEST_GRID;
+  for (int64_t first = 0; first < blocks; first += largest) {
+    launch(first, static_cast<unsigned>(blocks - first < largest ? blocks - first : largest));
+  }
 }
 
 }  // namespace cuda

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "pixel_packs.cuh"
 #include "pixel_taps.cuh"
 
 // The class of the largest upsampled logit.
@@ -41,16 +42,13 @@ __device__ int64_t exact_label(const S* logits, int64_t channels, int64_t sample
 template <typename S, typename Label>
 __global__ void __launch_bounds__(kArgmaxThreads)
     argmax_of_pixels(const S* __restrict__ logits, AxisTables<Arithmetic<S>> tables, Axis rows,
-                     Axis columns, int64_t channels, UpsampleGeometry g, unsigned tiles,
-                     Label* __restrict__ labels) {
+                     Axis columns, int64_t batch, int64_t channels, UpsampleGeometry g,
+                     int64_t first_block, Label* __restrict__ labels) {
   using T = Arithmetic<S>;
   constexpr T kDoubtful = T(2e-6), kLargest = T(1e37);
   const int64_t pixels = g.height * g.width, samples = g.source_height * g.source_width;
-  const int64_t pixel = int64_t{blockIdx.x % tiles} * kArgmaxThreads + threadIdx.x;
-  if (pixel >= pixels) return;
-  const int64_t image = blockIdx.x / tiles;
-  const int32_t y = static_cast<int32_t>(pixel / g.width);
-  const int32_t x = static_cast<int32_t>(pixel - y * g.width);
+  const auto [image, y, x] = pack_place<1>(thread_of(first_block), g);
+  if (image >= batch) return;
   const PixelTaps<T, 1> taps(tables, y, x, g.source_width);
   const S* plane = logits + image * channels * samples;
 
@@ -79,7 +77,7 @@ __global__ void __launch_bounds__(kArgmaxThreads)
   if (!finite || !(largest < kLargest) || best - second < kDoubtful * largest) {
     label = exact_label(plane, channels, samples, rows.taps(y), columns.taps(x), g.source_width);
   }
-  labels[image * pixels + pixel] = static_cast<Label>(label);
+  labels[image * pixels + y * g.width + x] = static_cast<Label>(label);
 }
 
 }  // namespace cuda

@@ -5,6 +5,7 @@
 #include "../../common/block_sum.cuh"
 #include "../../common/online_softmax.cuh"
 #include "bilinear_upsample_cuda.h"
+#include "pixel_packs.cuh"
 #include "pixel_taps.cuh"
 
 // The cross-entropy of upsampled logits: what each pixel loses, the sums, and what its gradient
@@ -19,7 +20,8 @@ constexpr int kTotalThreads = 256;
 // exp(v - largest) scale, less omega where c is the label.
 template <typename T>
 struct alignas(4 * sizeof(T)) PixelRecord {
-  T largest, scale, omega, label;  // the label as a number: exact below 2^24, as classes are
+  T largest, scale, omega;
+  int32_t label;
 };
 
 // Sums over pixels.
@@ -39,17 +41,16 @@ struct LossArguments {
 // `records` may be null; `partial` gets the sums of each block.
 template <typename S>
 __global__ void __launch_bounds__(kLossThreads)
-    losses_of_pixels(const S* __restrict__ logits, AxisTables<Arithmetic<S>> tables,
-                     int64_t channels, UpsampleGeometry g, unsigned tiles,
+    losses_of_pixels(const S* __restrict__ logits, AxisTables<Arithmetic<S>> tables, int64_t batch,
+                     int64_t channels, UpsampleGeometry g, int64_t first_block,
                      LossArguments<Arithmetic<S>> arguments, Arithmetic<S>* __restrict__ losses,
                      PixelRecord<Arithmetic<S>>* __restrict__ records,
                      LossSums* __restrict__ partial) {
   using T = Arithmetic<S>;
   const int64_t pixels = g.height * g.width, samples = g.source_height * g.source_width;
-  const int64_t pixel = int64_t{blockIdx.x % tiles} * kLossThreads + threadIdx.x;
+  const int64_t block = first_block + blockIdx.x, at = block * kLossThreads + threadIdx.x;
   double sums[3] = {0, 0, 0};  // as LossSums
-  if (pixel < pixels) {
-    const int64_t image = blockIdx.x / tiles, at = image * pixels + pixel;
+  if (at < batch * pixels) {
     const int64_t label = arguments.byte_labels ? static_cast<const uint8_t*>(arguments.labels)[at]
                                                 : static_cast<const int64_t*>(arguments.labels)[at];
     const bool known = label >= 0 && label < channels;
@@ -59,9 +60,8 @@ __global__ void __launch_bounds__(kLossThreads)
       loss = sums[0] = sums[1] = not_a_number<double>();
       record = {0, not_a_number<T>(), 0, -1};
     } else if (label != arguments.ignore_index) {
-      const int32_t y = static_cast<int32_t>(pixel / g.width);
-      const PixelTaps<T, 1> taps(tables, y, static_cast<int32_t>(pixel - y * g.width),
-                                 g.source_width);
+      const auto [image, y, x] = pack_place<1>(at, g);
+      const PixelTaps<T, 1> taps(tables, y, x, g.source_width);
       const S* plane = logits + image * channels * samples;
       OnlineSoftmax<T> softmax;
       for (int64_t c = 0; c < channels; ++c) softmax.add(taps.value(plane + c * samples, 0));
@@ -76,13 +76,13 @@ __global__ void __launch_bounds__(kLossThreads)
       sums[1] = omega;
       sums[2] = 1;
       if (arguments.grad_map) omega *= arguments.grad_map[at];
-      record = {softmax.largest, omega / softmax.sum, omega, static_cast<T>(label)};
+      record = {softmax.largest, omega / softmax.sum, omega, static_cast<int32_t>(label)};
     }
     if (losses) losses[at] = loss;
     if (records) records[at] = record;
   }
   block_sum<kLossThreads>(sums);
-  if (threadIdx.x == 0) partial[blockIdx.x] = {sums[0], sums[1], sums[2]};
+  if (threadIdx.x == 0) partial[block] = {sums[0], sums[1], sums[2]};
 }
 
 // One block: adds the partial sums up, in one order, and makes of them the loss and the factor of
@@ -124,12 +124,12 @@ struct CrossEntropyGradient {
   struct Source {
     const S* logits;
     const PixelRecord<T>* records;
-    T label;
+    int32_t label;
   };
   __device__ Source source(int64_t plane, int64_t) const {
     const int64_t image = plane / channels;
     return {logits + plane * source_height * source_width, records + image * height * width,
-            static_cast<T>(plane - image * channels)};
+            static_cast<int32_t>(plane - image * channels)};
   }
   __device__ T at(const Source& source, int32_t y, int32_t x) const {
     const PixelRecord<T> record = source.records[y * width + x];

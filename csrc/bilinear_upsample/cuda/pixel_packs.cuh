@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+
+#include "../../common/launch.cuh"
+#include "../score_layout.h"
+
+// The pixels of a batch, dealt out to threads in packs of neighbours.
+namespace fastseg {
+namespace cuda {
+
+// Packs of kPixels in an image; a row that they do not fill ends in a smaller one.
+template <int kPixels>
+__host__ __device__ __forceinline__ int64_t packs_of_row(const UpsampleGeometry& g) {
+  return (g.width + kPixels - 1) / kPixels;
+}
+
+struct PackPlace {
+  int64_t image;
+  int32_t y, x;  // of the first pixel
+};
+
+// Of pack `number` of the batch: row by row, image by image.
+template <int kPixels>
+__device__ __forceinline__ PackPlace pack_place(int64_t number, const UpsampleGeometry& g) {
+  const int64_t packs = packs_of_row<kPixels>(g), row = number / packs, image = row / g.height;
+  return {image, static_cast<int32_t>(row - image * g.height),
+          static_cast<int32_t>(number - row * packs) * kPixels};
+}
+
+// The thread's number, counted on from those of the `first` blocks that other grids had.
+__device__ __forceinline__ int64_t thread_of(int64_t first) {
+  return (first + blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+}  // namespace cuda
+}  // namespace fastseg
