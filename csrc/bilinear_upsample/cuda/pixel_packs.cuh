@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "../../common/launch.cuh"
+#include "../../common/vector_access.cuh"
 #include "../score_layout.h"
 
 // The pixels of a batch, dealt out to threads in packs of neighbours.
@@ -26,6 +26,27 @@ __device__ __forceinline__ PackPlace pack_place(int64_t number, const UpsampleGe
   const int64_t packs = packs_of_row<kPixels>(g), row = number / packs, image = row / g.height;
   return {image, static_cast<int32_t>(row - image * g.height),
           static_cast<int32_t>(number - row * packs) * kPixels};
+}
+
+// Writes a pack of neighbours, or so many as are `left` of their row: as vectors where their
+// address allows it.
+template <typename T, int kPixels>
+__device__ __forceinline__ void store_run(const T (&values)[kPixels], int64_t left, T* to) {
+  constexpr int kPack = int{16 / sizeof(T)} < kPixels ? int{16 / sizeof(T)} : kPixels;
+  if (left >= kPixels && reinterpret_cast<uintptr_t>(to) % (kPack * sizeof(T)) == 0) {
+#pragma unroll
+    for (int first = 0; first < kPixels; first += kPack) {
+      Pack<T, kPack> pack;
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) pack[i] = values[first + i];
+      store_pack(pack, to + first);
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kPixels; ++i) {
+    if (i < left) to[i] = values[i];
+  }
 }
 
 // The thread's number, counted on from those of the `first` blocks that other grids had.
