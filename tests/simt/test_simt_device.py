@@ -46,9 +46,9 @@ def test_same_bits_in_any_order(layout):
 
 @pytest.fixture
 def small_grids():
-    """Grids of one block, as if every call had more than 2^31 of them."""
+    """Grids of two blocks, as if every call had more than 2^31 of them."""
     set_largest = simt_device.library().simt_set_largest_grid
-    set_largest(1)
+    set_largest(2)
     yield
     set_largest(2**31 - 1)
 

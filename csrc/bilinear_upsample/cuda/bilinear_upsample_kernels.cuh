@@ -14,18 +14,20 @@ constexpr int kThreads = 256;
 constexpr int kPlanesOfThread = 8;  // their pixels share the taps
 
 // One thread owns kPixels neighbouring pixels of kPlanesOfThread planes; neighbouring threads write
-// neighbouring packs.
+// neighbouring packs. Grid: tiles of a plane, times chunks of planes.
 template <typename S, int kPixels>
 __global__ void __launch_bounds__(kThreads)
     upsample_planes(const S* __restrict__ input, AxisTables<Arithmetic<S>> tables, int64_t planes,
-                    UpsampleGeometry g, int64_t first_block, S* __restrict__ output) {
+                    UpsampleGeometry g, unsigned tiles, int64_t first_chunk,
+                    S* __restrict__ output) {
   using T = Arithmetic<S>;
   const int64_t pixels = g.height * g.width, samples = g.source_height * g.source_width;
-  const PackPlace place = pack_place<kPixels>(thread_of(first_block), g);
-  const int64_t first = place.image * kPlanesOfThread;
-  if (first >= planes) return;
-  const int64_t pixel = place.y * g.width + place.x;
-  const PixelTaps<T, kPixels> taps(tables, place.y, place.x, g.source_width);
+  const int64_t pixel = (int64_t{blockIdx.x % tiles} * kThreads + threadIdx.x) * kPixels;
+  if (pixel >= pixels) return;
+  const int32_t y = static_cast<int32_t>(pixel / g.width);
+  const int32_t x = static_cast<int32_t>(pixel - y * g.width);
+  const PixelTaps<T, kPixels> taps(tables, y, x, g.source_width);
+  const int64_t first = (first_chunk + blockIdx.x / tiles) * kPlanesOfThread;
   const int64_t last = first + kPlanesOfThread < planes ? first + kPlanesOfThread : planes;
   for (int64_t plane = first; plane < last; ++plane) {
     Pack<S, kPixels> values;

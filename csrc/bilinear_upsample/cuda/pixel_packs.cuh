@@ -23,8 +23,9 @@ struct PackPlace {
 // Of pack `number` of the batch: row by row, image by image.
 template <int kPixels>
 __device__ __forceinline__ PackPlace pack_place(int64_t number, const UpsampleGeometry& g) {
-  const int64_t packs = packs_of_row<kPixels>(g), row = number / packs, image = row / g.height;
-  return {image, static_cast<int32_t>(row - image * g.height),
+  const uint64_t packs = packs_of_row<kPixels>(g), height = g.height;
+  const uint64_t row = uint64_t(number) / packs, image = row / height;
+  return {static_cast<int64_t>(image), static_cast<int32_t>(row - image * height),
           static_cast<int32_t>(number - row * packs) * kPixels};
 }
 

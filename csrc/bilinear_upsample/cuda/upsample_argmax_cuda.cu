@@ -17,7 +17,7 @@ cudaError_t upsample_argmax(const void* logits, const ScoreLayout& layout,
       using Label = std::remove_pointer_t<decltype(out)>;
       constexpr int kPixels = decltype(pixels)::value;
       const int64_t packs = layout.batch * g.height * packs_of_row<kPixels>(g);
-      in_grids(packs, kArgmaxThreads, [&](int64_t first, unsigned blocks) {
+      in_grids_of_threads(packs, kArgmaxThreads, [&](int64_t first, unsigned blocks) {
         FASTSEG_LAUNCH((argmax_of_pixels<S, Label, kPixels>), blocks, kArgmaxThreads, 0, stream,
                        static_cast<const S*>(logits), tables, row_axis(g), column_axis(g),
                        layout.batch, layout.channels, g, first, out);

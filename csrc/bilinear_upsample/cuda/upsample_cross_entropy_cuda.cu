@@ -74,7 +74,7 @@ void run(const CrossEntropyTask& task, const ScoreLayout& layout, const Upsample
                                       static_cast<const T*>(map ? task.grad_loss : nullptr),
                                       task.ignore_index};
   T* loss = static_cast<T*>(task.loss);
-  in_grids(pixels_of(layout, g), kLossThreads, [&](int64_t first, unsigned blocks) {
+  in_grids_of_threads(pixels_of(layout, g), kLossThreads, [&](int64_t first, unsigned blocks) {
     FASTSEG_LAUNCH(losses_of_pixels<S>, blocks, kLossThreads, 0, stream,
                    static_cast<const S*>(task.logits), tables, layout.batch, layout.channels, g,
                    first, arguments, map ? loss : nullptr, task.grad ? scratch.records : nullptr,

@@ -14,7 +14,7 @@ void launch_planes(const S* logits, const AxisTables<Arithmetic<S>>& tables,
                    const ScoreLayout& layout, const UpsampleGeometry& g, cudaStream_t stream,
                    S* probs) {
   const int64_t packs = layout.batch * g.height * packs_of_row<kPixels>(g);
-  in_grids(packs, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
+  in_grids_of_threads(packs, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
     FASTSEG_LAUNCH((softmax_of_planes<S, kPixels>), blocks, kSoftmaxThreads, 0, stream, logits,
                    tables, layout.batch, layout.channels, g, first, probs);
   });
@@ -24,13 +24,13 @@ template <typename S>
 void launch_inner_products(const S* grad, const S* probs, const ScoreLayout& layout, int64_t pixels,
                            cudaStream_t stream, Arithmetic<S>* sums) {
   if (layout.channels_last) {
-    return in_grids(
+    return in_grids_of_threads(
         32 * layout.batch * pixels, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
           FASTSEG_LAUNCH(inner_products_of_pixels<S>, blocks, kSoftmaxThreads, 0, stream, grad,
                          probs, layout.channels, layout.batch * pixels, first, sums);
         });
   }
-  in_grids(layout.batch * pixels, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
+  in_grids_of_threads(layout.batch * pixels, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
     FASTSEG_LAUNCH(inner_products_of_planes<S>, blocks, kSoftmaxThreads, 0, stream, grad, probs,
                    layout.batch, layout.channels, pixels, first, sums);
   });
@@ -49,7 +49,7 @@ cudaError_t upsample_softmax(const void* logits, const ScoreLayout& layout,
     S* to = static_cast<S*>(probs);
     if (layout.channels_last) {
       const int64_t pixels = layout.batch * g.height * g.width;
-      in_grids(32 * pixels, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
+      in_grids_of_threads(32 * pixels, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
         FASTSEG_LAUNCH(softmax_of_pixels<S>, blocks, kSoftmaxThreads, 0, stream, from, tables,
                        layout.batch, layout.channels, g, first, to);
       });
