@@ -36,7 +36,7 @@ bool columns_near_the_largest_int32() {
   constexpr int64_t kWidth = 2147483647 - 64, kPixels = 300;
   const std::vector<Tap<float>> last(kPixels, Tap<float>{0, 0, 1, 0});
   const Window row = {0, 1};
-  const Window columns = {static_cast<int32_t>(kWidth - kPixels), static_cast<int32_t>(kWidth)};
+  const Window columns = {static_cast<uint32_t>(kWidth - kPixels), static_cast<uint32_t>(kWidth)};
   const AxisTables<float> tables = {last.data(), last.data() - (kWidth - kPixels), &row, &columns};
   const AdjointShape shape = {1, 1, 1, 1, 1, kWidth, 1, 1, 1, 1};
   float total = 0;

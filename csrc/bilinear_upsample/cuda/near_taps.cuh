@@ -28,16 +28,16 @@ struct NearTaps {
   bool moved[kPixels];
 
   // Pixels (y, x), (y, x + 1), ...; past the row's end the last one is repeated.
-  __device__ NearTaps(const AxisTables<T>& tables, int32_t y, int32_t x,
-                      const UpsampleGeometry& g) {
+  __device__ NearTaps(const AxisTables<T>& tables, int32_t y, int32_t x, int64_t source_width,
+                      int64_t width) {
     const Tap<T> row = tables.rows[y];
-    top = row.low * g.source_width;
-    bottom = row.high * g.source_width;
+    top = row.low * source_width;
+    bottom = row.high * source_width;
     top_weight = row.low_weight;
     bottom_weight = row.high_weight;
 #pragma unroll
     for (int i = 0; i < kPixels; ++i) {
-      const Tap<T> tap = tables.columns[x + i < g.width ? x + i : g.width - 1];
+      const Tap<T> tap = tables.columns[x + i < width ? x + i : width - 1];
       if (i == 0) column[0] = tap.low;
       if (i == 0) column[1] = tap.high;
       if (i == kPixels - 1) column[kColumns - 1] = tap.high;
@@ -47,6 +47,14 @@ struct NearTaps {
     }
   }
 
+  // The columns' values at the pixels' row.
+  template <typename S>
+  __device__ __forceinline__ void columns_of(const S* plane, T (&values)[kColumns]) const {
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) {
+      values[k] = vertical(widen(plane[top + column[k]]), widen(plane[bottom + column[k]]));
+    }
+  }
   __device__ __forceinline__ T vertical(T upper, T lower) const {
     return top_weight * upper + bottom_weight * lower;
   }

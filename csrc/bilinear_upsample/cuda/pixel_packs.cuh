@@ -29,6 +29,24 @@ __device__ __forceinline__ PackPlace pack_place(int64_t number, const UpsampleGe
           static_cast<int32_t>(number - row * packs) * kPixels};
 }
 
+// Reads a pack of neighbours, or so many as are `left` of their row, and zeros: as vectors where
+// their address allows it.
+template <typename T, int kPixels>
+__device__ __forceinline__ void load_run(const T* from, int64_t left, T (&values)[kPixels]) {
+  constexpr int kPack = int{16 / sizeof(T)} < kPixels ? int{16 / sizeof(T)} : kPixels;
+  if (left >= kPixels && reinterpret_cast<uintptr_t>(from) % (kPack * sizeof(T)) == 0) {
+#pragma unroll
+    for (int first = 0; first < kPixels; first += kPack) {
+      const Pack<T, kPack> pack = load_pack<kPack>(from + first);
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) values[first + i] = pack[i];
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kPixels; ++i) values[i] = i < left ? from[i] : T(0);
+}
+
 // Writes a pack of neighbours, or so many as are `left` of their row: as vectors where their
 // address allows it.
 template <typename T, int kPixels>

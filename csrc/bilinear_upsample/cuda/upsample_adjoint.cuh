@@ -58,28 +58,26 @@ __global__ void __launch_bounds__(kAdjointThreads)
     const AdjointTile tile = adjoint_tile(shape, number, kInner);
     const int64_t inner = tile.inner + lane;
     const Window rows = tables.row_windows[tile.row];
-    // 64 bits: the last step leads past `end`, which may be near the largest int32_t.
-    const int64_t begin = tables.column_windows[tile.first].begin;
-    const int64_t end = tables.column_windows[tile.last - 1].end;
+    const uint32_t begin = tables.column_windows[tile.first].begin;
+    const uint32_t end = tables.column_windows[tile.last - 1].end;
     const bool owns = slot < tile.last - tile.first && inner < shape.inner;
     const int32_t column = owns ? tile.first + slot : tile.first;
     const Window columns = owns ? tables.column_windows[column] : Window{0, 0};
 
     const auto source = gradient.source(tile.outer, inner);
     T total = 0;
-    for (int64_t x = begin; x < end; x += kColumns) {
+    for (uint32_t x = begin; x < end; x += kColumns) {
       T sum = 0;
       if (x + slot < end && inner < shape.inner) {
-        for (int32_t y = rows.begin; y < rows.end; ++y) {
-          sum += weight_of(tables.rows[y], tile.row) *
-                 gradient.at(source, y, static_cast<int32_t>(x) + slot);
+        for (uint32_t y = rows.begin; y < rows.end; ++y) {
+          sum += weight_of(tables.rows[y], tile.row) * gradient.at(source, y, x + slot);
         }
       }
       column_sums[slot][lane] = sum;
       __syncthreads();
-      const int64_t from = columns.begin > x ? columns.begin : x;
-      const int64_t to = columns.end < x + kColumns ? columns.end : x + kColumns;
-      for (int64_t i = from; i < to; ++i) {
+      const uint32_t from = columns.begin > x ? columns.begin : x;
+      const uint32_t to = columns.end < x + kColumns ? columns.end : x + kColumns;
+      for (uint32_t i = from; i < to; ++i) {
         total += weight_of(tables.columns[i], column) * column_sums[i - x][lane];
       }
       __syncthreads();

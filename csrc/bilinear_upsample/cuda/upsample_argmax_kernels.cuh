@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kArgmaxThreads)
   const int64_t samples = g.source_height * g.source_width;
   const auto [image, y, x] = pack_place<kPixels>(thread_of(first_block), g);
   if (image >= batch) return;
-  const Near taps(tables, y, x, g);
+  const Near taps(tables, y, x, g.source_width, g.width);
   const S* plane = logits + image * channels * samples;
 
   T best[kPixels], second[kPixels], largest = 0;

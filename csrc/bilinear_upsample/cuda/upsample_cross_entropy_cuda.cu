@@ -9,11 +9,13 @@ namespace fastseg {
 namespace cuda {
 namespace {
 
-int64_t pixels_of(const ScoreLayout& layout, const UpsampleGeometry& g) {
-  return layout.batch * g.height * g.width;
+// Packs of pixels, of which each thread takes one.
+int64_t loss_packs(const ScoreLayout& layout, const UpsampleGeometry& g) {
+  const int64_t of_row = taps_are_near<4>(g) ? packs_of_row<4>(g) : packs_of_row<1>(g);
+  return layout.batch * g.height * of_row;
 }
 int64_t loss_blocks(const ScoreLayout& layout, const UpsampleGeometry& g) {
-  return ceil_div(pixels_of(layout, g), kLossThreads);
+  return ceil_div(loss_packs(layout, g), kLossThreads);
 }
 
 int64_t padded(int64_t bytes) { return (bytes + 31) / 32 * 32; }
@@ -29,7 +31,7 @@ struct LossScratch {
   LossScratch(void* memory, const ScoreLayout& layout, const UpsampleGeometry& g) {
     char* at = static_cast<char*>(memory);
     records = reinterpret_cast<PixelRecord<T>*>(at);
-    at += padded(pixels_of(layout, g) * int64_t{sizeof(PixelRecord<T>)});
+    at += padded(layout.batch * g.height * g.width * int64_t{sizeof(PixelRecord<T>)});
     partial = reinterpret_cast<LossSums*>(at);
     at += padded(loss_blocks(layout, g) * int64_t{sizeof(LossSums)});
     factor = reinterpret_cast<T*>(at);
@@ -74,12 +76,19 @@ void run(const CrossEntropyTask& task, const ScoreLayout& layout, const Upsample
                                       static_cast<const T*>(map ? task.grad_loss : nullptr),
                                       task.ignore_index};
   T* loss = static_cast<T*>(task.loss);
-  in_grids_of_threads(pixels_of(layout, g), kLossThreads, [&](int64_t first, unsigned blocks) {
-    FASTSEG_LAUNCH(losses_of_pixels<S>, blocks, kLossThreads, 0, stream,
-                   static_cast<const S*>(task.logits), tables, layout.batch, layout.channels, g,
-                   first, arguments, map ? loss : nullptr, task.grad ? scratch.records : nullptr,
-                   scratch.partial);
-  });
+  const auto launch_losses = [&](auto pixels) {
+    in_grids_of_threads(loss_packs(layout, g), kLossThreads, [&](int64_t first, unsigned blocks) {
+      FASTSEG_LAUNCH((losses_of_pixels<S, decltype(pixels)::value>), blocks, kLossThreads, 0,
+                     stream, static_cast<const S*>(task.logits), tables, layout.batch,
+                     layout.channels, g, first, arguments, map ? loss : nullptr,
+                     task.grad ? scratch.records : nullptr, scratch.partial);
+    });
+  };
+  if (taps_are_near<4>(g)) {
+    launch_losses(std::integral_constant<int, 4>());
+  } else {
+    launch_losses(std::integral_constant<int, 1>());
+  }
   if (!map) {
     FASTSEG_LAUNCH(total_loss<T>, 1, kTotalThreads, 0, stream, scratch.partial,
                    loss_blocks(layout, g), task.reduction == Reduction::kMean,
