@@ -19,6 +19,8 @@
 // The dynamic shared memory as an array, 16-byte aligned.
 #define FASTSEG_DYNAMIC_SHARED(type, name) \
   type* name = static_cast<type*>(::simt::block().dynamic_shared())
+// Blocks of the largest one-dimensional grid.
+#define FASTSEG_LARGEST_GRID ::simt::largest_grid()
 
 #else
 
@@ -33,5 +35,6 @@
 #define FASTSEG_DYNAMIC_SHARED(type, name)                                \
   extern __shared__ __align__(16) unsigned char fastseg_dynamic_shared[]; \
   type* name = reinterpret_cast<type*>(fastseg_dynamic_shared)
+#define FASTSEG_LARGEST_GRID 2147483647u
 
 #endif

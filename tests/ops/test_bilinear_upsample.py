@@ -44,6 +44,7 @@ GEOMETRIES = [  # source, size, align_corners, scale
     pytest.param((4, 9), (1, 1), True, NO_SCALE, id="to-one-pixel"),
     pytest.param((6, 9), (13, 20), False, (2.2, 2.3), id="scale"),
     pytest.param((6, 9), (20, 7), False, (1.5, 2.0), id="scale-beside-size"),
+    pytest.param((6, 9), (20, 9), False, (3.3, 8.0), id="scale-of-the-same-width", marks=SMALL),
     pytest.param((16, 18), (12, 9), False, (0.75, 0.5), id="scale-smaller", marks=SMALL),
 ]
 
@@ -256,6 +257,15 @@ def test_argmax_equals_float64(kind, layout, corners, score_dtype, instruction_s
         labels = upsample_argmax(scores, 129, corners, dtype=dtype)
         assert labels.dtype == dtype
         assert labels.is_contiguous()
+        assert torch.equal(labels.long()[margin > 1e-6], expected[margin > 1e-6])
+
+
+@pytest.mark.parametrize(("source", "size", "corners", "scale"), GEOMETRIES)
+def test_argmax_of_every_geometry(source, size, corners, scale, dtype):
+    scores = torch.randn(2, 5, *source).to(dtype)
+    expected, margin = reference.upsample_argmax(scores, size, corners, scale)
+    for kind in (torch.int64, torch.uint8):
+        labels = upsample_argmax(scores, size, corners, scale_of(scale), dtype=kind)
         assert torch.equal(labels.long()[margin > 1e-6], expected[margin > 1e-6])
 
 

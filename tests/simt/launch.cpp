@@ -24,7 +24,7 @@ long long launches = 0;
 
 // CUDA C++ Programming Guide, "Compute Capabilities", 8.0 to 12.0.
 constexpr unsigned kLargestBlock = 1024, kLargestBlockZ = 64, kLargestGridYZ = 65535;
-constexpr unsigned kLargestGridX = 2147483647;
+unsigned largest_grid_x = 2147483647;  // a test may make it smaller
 constexpr size_t kSharedWithoutAsking = 48 * 1024;
 
 void refuse(const Launch& launch, const std::string& why) {
@@ -37,7 +37,8 @@ void refuse(const Launch& launch, const std::string& why) {
 
 void check(const Launch& launch) {
   const dim3 &g = launch.grid, &b = launch.block;
-  if (!g.x || !g.y || !g.z || g.x > kLargestGridX || g.y > kLargestGridYZ || g.z > kLargestGridYZ) {
+  if (!g.x || !g.y || !g.z || g.x > largest_grid_x || g.y > kLargestGridYZ ||
+      g.z > kLargestGridYZ) {
     refuse(launch, "the grid's size is none that CUDA takes");
   }
   const size_t threads = size_t{b.x} * b.y * b.z;
@@ -51,6 +52,8 @@ void check(const Launch& launch) {
 }
 
 }  // namespace
+
+unsigned largest_grid() { return largest_grid_x; }
 
 cudaStream_t callers_stream() { return reinterpret_cast<cudaStream_t>(&one_at_a_time); }
 
@@ -96,5 +99,7 @@ bool simt_set_order(const char* name, unsigned seed) {
   }
   return false;
 }
+
+void simt_set_largest_grid(unsigned blocks) { simt::largest_grid_x = blocks; }
 
 long long simt_launch_count() { return simt::launches; }

@@ -26,6 +26,9 @@ void launch(const Launch& launch, const std::function<void()>& body);
 // caller's.
 cudaStream_t callers_stream();
 
+// Blocks of the largest grid that a launch may have.
+unsigned largest_grid();
+
 }  // namespace simt
 
 // For who loads the library.
@@ -35,6 +38,8 @@ extern "C" {
 bool simt_set_order(const char* name, unsigned seed);
 // Launches so far.
 long long simt_launch_count();
+// The largest grid's blocks, 2^31 - 1 of a GPU: fewer, and a small launch takes several grids.
+void simt_set_largest_grid(unsigned blocks);
 // Whether the stream is under capture: it cannot be waited for then.
 void simt_set_capturing(bool now);
 // The error that the next cudaGetLastError() tells.

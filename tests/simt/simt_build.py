@@ -97,17 +97,17 @@ def emulator_sources() -> list[Path]:
     return sorted(p for p in EMULATOR.glob("*.cpp") if not p.name.endswith("_test.cpp"))
 
 
-def build_program(variant: str) -> Path:
-    """The emulator's own tests."""
+def build_program(variant: str, name: str = "emulator_test") -> Path:
+    """The emulator's own tests, or others that need no Python."""
     return build(
         variant,
         Target(
-            "emulator_test",
+            name,
             VARIANTS[variant],
             False,
             [cuda_headers()],
             emulator_sources(),
-            [EMULATOR / "emulator_test.cpp"],
+            [EMULATOR / f"{name}.cpp"],
         ),
     )
 

@@ -42,6 +42,7 @@ def library() -> ctypes.CDLL:
     loaded.simt_launch_count.restype = ctypes.c_longlong
     loaded.simt_set_order.restype = ctypes.c_bool
     loaded.simt_set_capturing.argtypes = [ctypes.c_bool]
+    loaded.simt_set_largest_grid.argtypes = [ctypes.c_uint]
     return loaded
 
 

@@ -1,6 +1,9 @@
 """The CUDA kernels as a device of the tests: they run, and in any order with the same bits."""
 
+import subprocess
+
 import pytest
+import simt_build
 import simt_device
 import torch
 from torch.nn.functional import one_hot
@@ -40,6 +43,37 @@ def test_same_bits_in_any_order(layout):
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.fixture
+def small_grids():
+    """Grids of two blocks, as if every call had more than 2^31 of them."""
+    set_largest = simt_device.library().simt_set_largest_grid
+    set_largest(2)
+    yield
+    set_largest(2**31 - 1)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_same_bits_in_one_grid_and_in_several(layout, request):
+    count = simt_device.library().simt_launch_count
+    with simt_device.emulated():
+        counts = [count()]
+        expected = upsampling_results(layout)
+        counts.append(count())
+        request.getfixturevalue("small_grids")
+        found = upsampling_results(layout)
+        counts.append(count())
+    assert counts[2] - counts[1] > counts[1] - counts[0]
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_arrays_that_no_test_can_hold():
+    """The label of 2^24 classes and more, and the last pixels of the widest row."""
+    program = simt_build.build_program("plain", "size_corners_test")
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "classes: right\ncolumns: right\n")
 
 
 def lattice_results():

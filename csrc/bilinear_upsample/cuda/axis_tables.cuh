@@ -17,9 +17,10 @@ struct Tap {
   T low_weight, high_weight;
 };
 
-// The output pixels, [begin, end), that a source sample takes part in.
+// The output pixels, [begin, end), that a source sample takes part in; unsigned, so that steps may
+// lead past the last one, which may be near the largest int32_t.
 struct Window {
-  int32_t begin, end;
+  uint32_t begin, end;
 };
 
 template <typename T>
@@ -61,7 +62,7 @@ inline Axis column_axis(const UpsampleGeometry& g) {
 // The first pixel whose `high` sample is `at` or later, or whose `low` sample is later than `at`:
 // both rise with the pixel.
 template <bool kHigh>
-__device__ int32_t first_pixel(const Axis& axis, int64_t at) {
+__device__ uint32_t first_pixel(const Axis& axis, int64_t at) {
   int64_t begin = 0, end = axis.size;
   while (begin < end) {
     const int64_t middle = (begin + end) / 2;
@@ -72,7 +73,7 @@ __device__ int32_t first_pixel(const Axis& axis, int64_t at) {
       begin = middle + 1;
     }
   }
-  return static_cast<int32_t>(begin);
+  return static_cast<uint32_t>(begin);
 }
 
 constexpr int kTableThreads = 128;

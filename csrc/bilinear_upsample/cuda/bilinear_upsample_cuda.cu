@@ -12,10 +12,11 @@ namespace {
 template <typename S, int kPixels>
 void launch_planes(const S* input, const AxisTables<Arithmetic<S>>& tables, int64_t planes,
                    const UpsampleGeometry& g, cudaStream_t stream, S* output) {
-  const unsigned tiles = blocks_for(g.height * g.width, kThreads * kPixels);
-  const unsigned chunks = blocks_for(planes, kPlanesOfThread);
-  FASTSEG_LAUNCH((upsample_planes<S, kPixels>), tiles * chunks, kThreads, 0, stream, input, tables,
-                 planes, g, tiles, output);
+  const auto tiles = static_cast<unsigned>(ceil_div(g.height * g.width, kThreads * kPixels));
+  in_grids(ceil_div(planes, kPlanesOfThread), tiles, [&](int64_t first, unsigned blocks) {
+    FASTSEG_LAUNCH((upsample_planes<S, kPixels>), blocks, kThreads, 0, stream, input, tables,
+                   planes, g, tiles, first, output);
+  });
 }
 
 template <typename S, int kChannels>
@@ -23,8 +24,10 @@ void launch_pixels(const S* input, const AxisTables<Arithmetic<S>>& tables,
                    const ScoreLayout& layout, const UpsampleGeometry& g, cudaStream_t stream,
                    S* output) {
   const int64_t packs = layout.batch * g.height * g.width * (layout.channels / kChannels);
-  FASTSEG_LAUNCH((upsample_pixels<S, kChannels>), blocks_for(packs, kThreads), kThreads, 0, stream,
-                 input, tables, layout.batch, layout.channels, g, output);
+  in_grids_of_threads(packs, kThreads, [&](int64_t first, unsigned blocks) {
+    FASTSEG_LAUNCH((upsample_pixels<S, kChannels>), blocks, kThreads, 0, stream, input, tables,
+                   layout.batch, layout.channels, g, first, output);
+  });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "../../common/vector_access.cuh"
+#include "pixel_packs.cuh"
 #include "pixel_taps.cuh"
 
 // Bilinear upsampling by itself.
@@ -17,7 +18,8 @@ constexpr int kPlanesOfThread = 8;  // their pixels share the taps
 template <typename S, int kPixels>
 __global__ void __launch_bounds__(kThreads)
     upsample_planes(const S* __restrict__ input, AxisTables<Arithmetic<S>> tables, int64_t planes,
-                    UpsampleGeometry g, unsigned tiles, S* __restrict__ output) {
+                    UpsampleGeometry g, unsigned tiles, int64_t first_chunk,
+                    S* __restrict__ output) {
   using T = Arithmetic<S>;
   const int64_t pixels = g.height * g.width, samples = g.source_height * g.source_width;
   const int64_t pixel = (int64_t{blockIdx.x % tiles} * kThreads + threadIdx.x) * kPixels;
@@ -25,7 +27,7 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t y = static_cast<int32_t>(pixel / g.width);
   const int32_t x = static_cast<int32_t>(pixel - y * g.width);
   const PixelTaps<T, kPixels> taps(tables, y, x, g.source_width);
-  const int64_t first = int64_t{blockIdx.x / tiles} * kPlanesOfThread;
+  const int64_t first = (first_chunk + blockIdx.x / tiles) * kPlanesOfThread;
   const int64_t last = first + kPlanesOfThread < planes ? first + kPlanesOfThread : planes;
   for (int64_t plane = first; plane < last; ++plane) {
     Pack<S, kPixels> values;
@@ -40,10 +42,11 @@ __global__ void __launch_bounds__(kThreads)
 template <typename S, int kChannels>
 __global__ void __launch_bounds__(kThreads)
     upsample_pixels(const S* __restrict__ input, AxisTables<Arithmetic<S>> tables, int64_t batch,
-                    int64_t channels, UpsampleGeometry g, S* __restrict__ output) {
+                    int64_t channels, UpsampleGeometry g, int64_t first_block,
+                    S* __restrict__ output) {
   using T = Arithmetic<S>;
   const int64_t packs = channels / kChannels;
-  const int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t at = thread_of(first_block);
   const int64_t pixel = at / packs;  // of the batch
   if (pixel >= batch * g.height * g.width) return;
   const int64_t channel = (at - pixel * packs) * kChannels, row = pixel / g.width;

@@ -58,26 +58,26 @@ __global__ void __launch_bounds__(kAdjointThreads)
     const AdjointTile tile = adjoint_tile(shape, number, kInner);
     const int64_t inner = tile.inner + lane;
     const Window rows = tables.row_windows[tile.row];
-    const int32_t begin = tables.column_windows[tile.first].begin;
-    const int32_t end = tables.column_windows[tile.last - 1].end;
-    const int32_t column = tile.first + slot;
-    const bool owns = column < tile.last && inner < shape.inner;
+    const uint32_t begin = tables.column_windows[tile.first].begin;
+    const uint32_t end = tables.column_windows[tile.last - 1].end;
+    const bool owns = slot < tile.last - tile.first && inner < shape.inner;
+    const int32_t column = owns ? tile.first + slot : tile.first;
     const Window columns = owns ? tables.column_windows[column] : Window{0, 0};
 
     const auto source = gradient.source(tile.outer, inner);
     T total = 0;
-    for (int32_t x = begin; x < end; x += kColumns) {
+    for (uint32_t x = begin; x < end; x += kColumns) {
       T sum = 0;
       if (x + slot < end && inner < shape.inner) {
-        for (int32_t y = rows.begin; y < rows.end; ++y) {
+        for (uint32_t y = rows.begin; y < rows.end; ++y) {
           sum += weight_of(tables.rows[y], tile.row) * gradient.at(source, y, x + slot);
         }
       }
       column_sums[slot][lane] = sum;
       __syncthreads();
-      const int32_t from = columns.begin > x ? columns.begin : x;
-      const int32_t to = columns.end < x + kColumns ? columns.end : x + kColumns;
-      for (int32_t i = from; i < to; ++i) {
+      const uint32_t from = columns.begin > x ? columns.begin : x;
+      const uint32_t to = columns.end < x + kColumns ? columns.end : x + kColumns;
+      for (uint32_t i = from; i < to; ++i) {
         total += weight_of(tables.columns[i], column) * column_sums[i - x][lane];
       }
       __syncthreads();
@@ -111,10 +111,10 @@ template <typename T, int kInner, typename Gradient>
 void launch_adjoint_tiles(const Gradient& gradient, const AxisTables<T>& tables,
                           const UpsampleGeometry& g, int64_t outer, int64_t inner,
                           cudaStream_t stream) {
-  constexpr int64_t kLargestGrid = 2147483647;
+  const int64_t largest_grid = FASTSEG_LARGEST_GRID;
   const AdjointShape shape = adjoint_shape(g, outer, inner, kInner);
   const auto blocks =
-      static_cast<unsigned>(shape.blocks < kLargestGrid ? shape.blocks : kLargestGrid);
+      static_cast<unsigned>(shape.blocks < largest_grid ? shape.blocks : largest_grid);
   FASTSEG_LAUNCH((upsample_adjoint<T, kInner, Gradient>), blocks, kAdjointThreads, 0, stream,
                  gradient, tables, shape);
 }

@@ -13,16 +13,22 @@ cudaError_t upsample_argmax(const void* logits, const ScoreLayout& layout,
   with_type(layout.type, [&](auto* type) {
     using S = std::remove_pointer_t<decltype(type)>;
     const auto tables = make_tables<Arithmetic<S>>(g, scratch, stream);
-    const unsigned tiles = blocks_for(g.height * g.width, kArgmaxThreads);
-    const unsigned blocks = tiles * static_cast<unsigned>(layout.batch);
-    const auto launch = [&](auto* out) {
+    const auto launch = [&](auto* out, auto pixels) {
       using Label = std::remove_pointer_t<decltype(out)>;
-      FASTSEG_LAUNCH((argmax_of_pixels<S, Label>), blocks, kArgmaxThreads, 0, stream,
-                     static_cast<const S*>(logits), tables, row_axis(g), column_axis(g),
-                     layout.channels, g, tiles, out);
+      constexpr int kPixels = decltype(pixels)::value;
+      const int64_t packs = layout.batch * g.height * packs_of_row<kPixels>(g);
+      in_grids_of_threads(packs, kArgmaxThreads, [&](int64_t first, unsigned blocks) {
+        FASTSEG_LAUNCH((argmax_of_pixels<S, Label, kPixels>), blocks, kArgmaxThreads, 0, stream,
+                       static_cast<const S*>(logits), tables, row_axis(g), column_axis(g),
+                       layout.batch, layout.channels, g, first, out);
+      });
     };
-    if (byte_labels) return launch(static_cast<uint8_t*>(labels));
-    return launch(static_cast<int64_t*>(labels));
+    const auto with_pixels = [&](auto* out) {
+      if (taps_are_near<4>(g)) return launch(out, std::integral_constant<int, 4>());
+      return launch(out, std::integral_constant<int, 1>());
+    };
+    if (byte_labels) return with_pixels(static_cast<uint8_t*>(labels));
+    return with_pixels(static_cast<int64_t*>(labels));
   });
   return cudaGetLastError();
 }

@@ -9,8 +9,13 @@ namespace fastseg {
 namespace cuda {
 namespace {
 
-unsigned loss_tiles(const UpsampleGeometry& g) {
-  return blocks_for(g.height * g.width, kLossThreads);
+// Packs of pixels, of which each thread takes one.
+int64_t loss_packs(const ScoreLayout& layout, const UpsampleGeometry& g) {
+  const int64_t of_row = taps_are_near<4>(g) ? packs_of_row<4>(g) : packs_of_row<1>(g);
+  return layout.batch * g.height * of_row;
+}
+int64_t loss_blocks(const ScoreLayout& layout, const UpsampleGeometry& g) {
+  return ceil_div(loss_packs(layout, g), kLossThreads);
 }
 
 int64_t padded(int64_t bytes) { return (bytes + 31) / 32 * 32; }
@@ -28,7 +33,7 @@ struct LossScratch {
     records = reinterpret_cast<PixelRecord<T>*>(at);
     at += padded(layout.batch * g.height * g.width * int64_t{sizeof(PixelRecord<T>)});
     partial = reinterpret_cast<LossSums*>(at);
-    at += padded(layout.batch * int64_t{loss_tiles(g)} * int64_t{sizeof(LossSums)});
+    at += padded(loss_blocks(layout, g) * int64_t{sizeof(LossSums)});
     factor = reinterpret_cast<T*>(at);
     at += padded(sizeof(T));
     tables = at;
@@ -71,18 +76,26 @@ void run(const CrossEntropyTask& task, const ScoreLayout& layout, const Upsample
                                       static_cast<const T*>(map ? task.grad_loss : nullptr),
                                       task.ignore_index};
   T* loss = static_cast<T*>(task.loss);
-  const unsigned tiles = loss_tiles(g), blocks = tiles * static_cast<unsigned>(layout.batch);
-  if (blocks > 0) {
-    FASTSEG_LAUNCH(losses_of_pixels<S>, blocks, kLossThreads, 0, stream,
-                   static_cast<const S*>(task.logits), tables, layout.channels, g, tiles, arguments,
-                   map ? loss : nullptr, task.grad ? scratch.records : nullptr, scratch.partial);
+  const auto launch_losses = [&](auto pixels) {
+    in_grids_of_threads(loss_packs(layout, g), kLossThreads, [&](int64_t first, unsigned blocks) {
+      FASTSEG_LAUNCH((losses_of_pixels<S, decltype(pixels)::value>), blocks, kLossThreads, 0,
+                     stream, static_cast<const S*>(task.logits), tables, layout.batch,
+                     layout.channels, g, first, arguments, map ? loss : nullptr,
+                     task.grad ? scratch.records : nullptr, scratch.partial);
+    });
+  };
+  if (taps_are_near<4>(g)) {
+    launch_losses(std::integral_constant<int, 4>());
+  } else {
+    launch_losses(std::integral_constant<int, 1>());
   }
   if (!map) {
-    FASTSEG_LAUNCH(total_loss<T>, 1, kTotalThreads, 0, stream, scratch.partial, int64_t{blocks},
-                   task.reduction == Reduction::kMean, static_cast<const T*>(task.grad_loss), loss,
+    FASTSEG_LAUNCH(total_loss<T>, 1, kTotalThreads, 0, stream, scratch.partial,
+                   loss_blocks(layout, g), task.reduction == Reduction::kMean,
+                   static_cast<const T*>(task.grad_loss), loss,
                    task.grad ? scratch.factor : nullptr);
   }
-  if (!task.grad || blocks == 0) return;
+  if (!task.grad || layout.batch == 0) return;
   if (task.grad_wide) return launch_gradient<S, T>(task, layout, g, tables, scratch, stream);
   launch_gradient<S, S>(task, layout, g, tables, scratch, stream);
 }

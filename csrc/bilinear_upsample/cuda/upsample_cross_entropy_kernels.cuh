@@ -5,7 +5,8 @@
 #include "../../common/block_sum.cuh"
 #include "../../common/online_softmax.cuh"
 #include "bilinear_upsample_cuda.h"
-#include "pixel_taps.cuh"
+#include "near_taps.cuh"
+#include "pixel_packs.cuh"
 
 // The cross-entropy of upsampled logits: what each pixel loses, the sums, and what its gradient
 // needs of each pixel, so that the gradient's pass need not go through all classes again.
@@ -19,7 +20,8 @@ constexpr int kTotalThreads = 256;
 // exp(v - largest) scale, less omega where c is the label.
 template <typename T>
 struct alignas(4 * sizeof(T)) PixelRecord {
-  T largest, scale, omega, label;  // the label as a number: exact below 2^24, as classes are
+  T largest, scale, omega;
+  int32_t label;
 };
 
 // Sums over pixels.
@@ -35,54 +37,75 @@ struct LossArguments {
   int64_t ignore_index;
 };
 
-// One thread a pixel; neighbouring threads read and write neighbouring pixels. `losses` and
-// `records` may be null; `partial` gets the sums of each block.
-template <typename S>
+// The labels of a pack, of which `left` are pixels of the row.
+template <int kPixels>
+__device__ __forceinline__ void load_labels(const void* labels, bool bytes, int64_t at,
+                                            int64_t left, int64_t (&to)[kPixels]) {
+  if (!bytes) return load_run(static_cast<const int64_t*>(labels) + at, left, to);
+  uint8_t narrow_labels[kPixels];
+  load_run(static_cast<const uint8_t*>(labels) + at, left, narrow_labels);
+#pragma unroll
+  for (int i = 0; i < kPixels; ++i) to[i] = narrow_labels[i];
+}
+
+// One thread owns kPixels neighbours of a row; neighbouring threads read and write neighbouring
+// packs. `losses` and `records` may be null; `partial` gets the sums of each block.
+template <typename S, int kPixels>
 __global__ void __launch_bounds__(kLossThreads)
-    losses_of_pixels(const S* __restrict__ logits, AxisTables<Arithmetic<S>> tables,
-                     int64_t channels, UpsampleGeometry g, unsigned tiles,
+    losses_of_pixels(const S* __restrict__ logits, AxisTables<Arithmetic<S>> tables, int64_t batch,
+                     int64_t channels, UpsampleGeometry g, int64_t first_block,
                      LossArguments<Arithmetic<S>> arguments, Arithmetic<S>* __restrict__ losses,
                      PixelRecord<Arithmetic<S>>* __restrict__ records,
                      LossSums* __restrict__ partial) {
   using T = Arithmetic<S>;
-  const int64_t pixels = g.height * g.width, samples = g.source_height * g.source_width;
-  const int64_t pixel = int64_t{blockIdx.x % tiles} * kLossThreads + threadIdx.x;
+  using Near = NearTaps<T, kPixels>;
+  const int64_t samples = g.source_height * g.source_width;
+  const auto [image, y, x] = pack_place<kPixels>(thread_of(first_block), g);
   double sums[3] = {0, 0, 0};  // as LossSums
-  if (pixel < pixels) {
-    const int64_t image = blockIdx.x / tiles, at = image * pixels + pixel;
-    const int64_t label = arguments.byte_labels ? static_cast<const uint8_t*>(arguments.labels)[at]
-                                                : static_cast<const int64_t*>(arguments.labels)[at];
-    const bool known = label >= 0 && label < channels;
-    T loss = 0;
-    PixelRecord<T> record = {0, 0, 0, -1};
-    if (label != arguments.ignore_index && !known) {
-      loss = sums[0] = sums[1] = not_a_number<double>();
-      record = {0, not_a_number<T>(), 0, -1};
-    } else if (label != arguments.ignore_index) {
-      const int32_t y = static_cast<int32_t>(pixel / g.width);
-      const PixelTaps<T, 1> taps(tables, y, static_cast<int32_t>(pixel - y * g.width),
-                                 g.source_width);
-      const S* plane = logits + image * channels * samples;
-      OnlineSoftmax<T> softmax;
-      for (int64_t c = 0; c < channels; ++c) softmax.add(taps.value(plane + c * samples, 0));
-      softmax.finish();
-      T omega = arguments.weight ? arguments.weight[label] : T(1);
-      if (arguments.pixel_weight) omega *= arguments.pixel_weight[at];
-      const T own = taps.value(plane + label * samples, 0);
-      T surprise = log_of(softmax.sum) + (softmax.largest - own);
-      if (surprise < 0) surprise = 0;  // by rounding
-      loss = omega * surprise;
-      sums[0] = loss;
-      sums[1] = omega;
-      sums[2] = 1;
-      if (arguments.grad_map) omega *= arguments.grad_map[at];
-      record = {softmax.largest, omega / softmax.sum, omega, static_cast<T>(label)};
+  if (image < batch) {
+    const int64_t at = (image * g.height + y) * g.width + x, left = g.width - x;
+    const S* plane = logits + image * channels * samples;
+    const Near taps(tables, y, x, g.source_width, g.width);
+    T columns[Near::kColumns];
+    OnlineSoftmax<T> softmax[kPixels];
+    for (int64_t c = 0; c < channels; ++c) {
+      taps.columns_of(plane + c * samples, columns);
+#pragma unroll
+      for (int i = 0; i < kPixels; ++i) softmax[i].add(taps.horizontal(columns, i));
     }
-    if (losses) losses[at] = loss;
-    if (records) records[at] = record;
+    int64_t labels[kPixels];
+    load_labels(arguments.labels, arguments.byte_labels, at, left, labels);
+    T loss[kPixels];
+#pragma unroll
+    for (int i = 0; i < kPixels; ++i) {
+      const int64_t label = labels[i];
+      const bool known = label >= 0 && label < channels;
+      PixelRecord<T> record = {0, 0, 0, -1};
+      loss[i] = 0;
+      if (i < left && label != arguments.ignore_index && !known) {
+        loss[i] = sums[0] = sums[1] = not_a_number<double>();
+        record = {0, not_a_number<T>(), 0, -1};
+      } else if (i < left && label != arguments.ignore_index) {
+        softmax[i].finish();
+        T omega = arguments.weight ? arguments.weight[label] : T(1);
+        if (arguments.pixel_weight) omega *= arguments.pixel_weight[at + i];
+        taps.columns_of(plane + label * samples, columns);
+        const T own = taps.horizontal(columns, i);
+        T surprise = log_of(softmax[i].sum) + (softmax[i].largest - own);
+        if (surprise < 0) surprise = 0;  // by rounding
+        loss[i] = omega * surprise;
+        sums[0] += loss[i];
+        sums[1] += omega;
+        sums[2] += 1;
+        if (arguments.grad_map) omega *= arguments.grad_map[at + i];
+        record = {softmax[i].largest, omega / softmax[i].sum, omega, static_cast<int32_t>(label)};
+      }
+      if (records && i < left) records[at + i] = record;
+    }
+    if (losses) store_run(loss, left, losses + at);
   }
   block_sum<kLossThreads>(sums);
-  if (threadIdx.x == 0) partial[blockIdx.x] = {sums[0], sums[1], sums[2]};
+  if (threadIdx.x == 0) partial[first_block + blockIdx.x] = {sums[0], sums[1], sums[2]};
 }
 
 // One block: adds the partial sums up, in one order, and makes of them the loss and the factor of
@@ -124,18 +147,20 @@ struct CrossEntropyGradient {
   struct Source {
     const S* logits;
     const PixelRecord<T>* records;
-    T label;
+    int32_t label;
   };
   __device__ Source source(int64_t plane, int64_t) const {
     const int64_t image = plane / channels;
     return {logits + plane * source_height * source_width, records + image * height * width,
-            static_cast<T>(plane - image * channels)};
+            static_cast<int32_t>(plane - image * channels)};
   }
   __device__ T at(const Source& source, int32_t y, int32_t x) const {
     const PixelRecord<T> record = source.records[y * width + x];
     if (record.scale == 0) return 0;  // ignored, or weighs nothing
-    const PixelTaps<T, 1> taps(tables, y, x, source_width);
-    const T share = exp_of(taps.value(source.logits, 0) - record.largest) * record.scale;
+    const NearTaps<T, 1> taps(tables, y, x, source_width, width);
+    T columns[2];
+    taps.columns_of(source.logits, columns);  // rounded as `largest` was
+    const T share = exp_of(taps.horizontal(columns, 0) - record.largest) * record.scale;
     return record.label == source.label ? share - record.omega : share;
   }
   __device__ void write(T sum, int64_t plane, int64_t, int32_t row, int32_t column) const {

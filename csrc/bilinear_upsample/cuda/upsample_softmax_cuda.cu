@@ -13,24 +13,27 @@ template <typename S, int kPixels>
 void launch_planes(const S* logits, const AxisTables<Arithmetic<S>>& tables,
                    const ScoreLayout& layout, const UpsampleGeometry& g, cudaStream_t stream,
                    S* probs) {
-  const unsigned tiles = blocks_for(g.height * g.width, kSoftmaxThreads * kPixels);
-  const unsigned blocks = tiles * static_cast<unsigned>(layout.batch);
-  FASTSEG_LAUNCH((softmax_of_planes<S, kPixels>), blocks, kSoftmaxThreads, 0, stream, logits,
-                 tables, layout.channels, g, tiles, probs);
+  const int64_t packs = layout.batch * g.height * packs_of_row<kPixels>(g);
+  in_grids_of_threads(packs, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
+    FASTSEG_LAUNCH((softmax_of_planes<S, kPixels>), blocks, kSoftmaxThreads, 0, stream, logits,
+                   tables, layout.batch, layout.channels, g, first, probs);
+  });
 }
 
 template <typename S>
 void launch_inner_products(const S* grad, const S* probs, const ScoreLayout& layout, int64_t pixels,
                            cudaStream_t stream, Arithmetic<S>* sums) {
   if (layout.channels_last) {
-    const unsigned blocks = blocks_for(layout.batch * pixels, kSoftmaxThreads / 32);
-    FASTSEG_LAUNCH(inner_products_of_pixels<S>, blocks, kSoftmaxThreads, 0, stream, grad, probs,
-                   layout.channels, layout.batch * pixels, sums);
-    return;
+    return in_grids_of_threads(
+        32 * layout.batch * pixels, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
+          FASTSEG_LAUNCH(inner_products_of_pixels<S>, blocks, kSoftmaxThreads, 0, stream, grad,
+                         probs, layout.channels, layout.batch * pixels, first, sums);
+        });
   }
-  const unsigned tiles = blocks_for(pixels, kSoftmaxThreads);
-  FASTSEG_LAUNCH(inner_products_of_planes<S>, tiles * static_cast<unsigned>(layout.batch),
-                 kSoftmaxThreads, 0, stream, grad, probs, layout.channels, pixels, tiles, sums);
+  in_grids_of_threads(layout.batch * pixels, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
+    FASTSEG_LAUNCH(inner_products_of_planes<S>, blocks, kSoftmaxThreads, 0, stream, grad, probs,
+                   layout.batch, layout.channels, pixels, first, sums);
+  });
 }
 
 }  // namespace
@@ -46,9 +49,10 @@ cudaError_t upsample_softmax(const void* logits, const ScoreLayout& layout,
     S* to = static_cast<S*>(probs);
     if (layout.channels_last) {
       const int64_t pixels = layout.batch * g.height * g.width;
-      FASTSEG_LAUNCH(softmax_of_pixels<S>, blocks_for(pixels, kSoftmaxThreads / 32),
-                     kSoftmaxThreads, 0, stream, from, tables, layout.batch, layout.channels, g,
-                     to);
+      in_grids_of_threads(32 * pixels, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
+        FASTSEG_LAUNCH(softmax_of_pixels<S>, blocks, kSoftmaxThreads, 0, stream, from, tables,
+                       layout.batch, layout.channels, g, first, to);
+      });
     } else if (pack_size<S, kPack>(g.width, to, to) == kPack) {
       launch_planes<S, kPack>(from, tables, layout, g, stream, to);
     } else {

@@ -4,6 +4,7 @@
 
 #include "../../common/online_softmax.cuh"
 #include "../../common/vector_access.cuh"
+#include "pixel_packs.cuh"
 #include "pixel_taps.cuh"
 
 // The softmax of upsampled logits, and what its gradient needs of each pixel.
@@ -17,15 +18,13 @@ constexpr unsigned kWholeWarp = 0xffffffffu;
 // less than to keep their logits; neighbouring threads write neighbouring packs.
 template <typename S, int kPixels>
 __global__ void __launch_bounds__(kSoftmaxThreads)
-    softmax_of_planes(const S* __restrict__ logits, AxisTables<Arithmetic<S>> tables,
-                      int64_t channels, UpsampleGeometry g, unsigned tiles, S* __restrict__ probs) {
+    softmax_of_planes(const S* __restrict__ logits, AxisTables<Arithmetic<S>> tables, int64_t batch,
+                      int64_t channels, UpsampleGeometry g, int64_t first_block,
+                      S* __restrict__ probs) {
   using T = Arithmetic<S>;
   const int64_t pixels = g.height * g.width, samples = g.source_height * g.source_width;
-  const int64_t pixel = (int64_t{blockIdx.x % tiles} * kSoftmaxThreads + threadIdx.x) * kPixels;
-  if (pixel >= pixels) return;
-  const int64_t image = blockIdx.x / tiles;
-  const int32_t y = static_cast<int32_t>(pixel / g.width);
-  const int32_t x = static_cast<int32_t>(pixel - y * g.width);
+  const auto [image, y, x] = pack_place<kPixels>(thread_of(first_block), g);
+  if (image >= batch) return;
   const PixelTaps<T, kPixels> taps(tables, y, x, g.source_width);
   const S* plane = logits + image * channels * samples;
   OnlineSoftmax<T> softmax[kPixels];
@@ -39,7 +38,7 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
     softmax[i].finish();
     inverse[i] = 1 / softmax[i].sum;
   }
-  S* to = probs + image * channels * pixels + pixel;
+  S* to = probs + image * channels * pixels + y * g.width + x;
   for (int64_t c = 0; c < channels; ++c, to += pixels) {
     Pack<S, kPixels> values;
 #pragma unroll
@@ -56,10 +55,11 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
 template <typename S>
 __global__ void __launch_bounds__(kSoftmaxThreads)
     softmax_of_pixels(const S* __restrict__ logits, AxisTables<Arithmetic<S>> tables, int64_t batch,
-                      int64_t channels, UpsampleGeometry g, S* __restrict__ probs) {
+                      int64_t channels, UpsampleGeometry g, int64_t first_block,
+                      S* __restrict__ probs) {
   using T = Arithmetic<S>;
   const int lane = threadIdx.x % 32;
-  const int64_t pixel = int64_t{blockIdx.x} * (kSoftmaxThreads / 32) + threadIdx.x / 32;
+  const int64_t pixel = thread_of(first_block) / 32;
   if (pixel >= batch * g.height * g.width) return;  // whole warps
   const int64_t row = pixel / g.width, image = row / g.height;
   const PixelTaps<T, 1> taps(tables, static_cast<int32_t>(row - image * g.height),
@@ -93,27 +93,28 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
 // Sums over the classes of probs * grad, (B, H, W), of planes: one thread a pixel.
 template <typename S>
 __global__ void __launch_bounds__(kSoftmaxThreads)
-    inner_products_of_planes(const S* __restrict__ grad, const S* __restrict__ probs,
-                             int64_t channels, int64_t pixels, unsigned tiles,
+    inner_products_of_planes(const S* __restrict__ grad, const S* __restrict__ probs, int64_t batch,
+                             int64_t channels, int64_t pixels, int64_t first_block,
                              Arithmetic<S>* __restrict__ sums) {
-  const int64_t pixel = int64_t{blockIdx.x % tiles} * kSoftmaxThreads + threadIdx.x;
-  if (pixel >= pixels) return;
-  const int64_t image = blockIdx.x / tiles;
+  const int64_t number = thread_of(first_block), image = number / pixels;
+  if (image >= batch) return;
+  const int64_t pixel = number - image * pixels;
   Arithmetic<S> sum = 0;
   for (int64_t c = 0; c < channels; ++c) {
     const int64_t at = (image * channels + c) * pixels + pixel;
     sum += widen(probs[at]) * widen(grad[at]);
   }
-  sums[image * pixels + pixel] = sum;
+  sums[number] = sum;
 }
 
 // The same of channels_last: one warp a pixel.
 template <typename S>
 __global__ void __launch_bounds__(kSoftmaxThreads)
     inner_products_of_pixels(const S* __restrict__ grad, const S* __restrict__ probs,
-                             int64_t channels, int64_t pixels, Arithmetic<S>* __restrict__ sums) {
+                             int64_t channels, int64_t pixels, int64_t first_block,
+                             Arithmetic<S>* __restrict__ sums) {
   const int lane = threadIdx.x % 32;
-  const int64_t pixel = int64_t{blockIdx.x} * (kSoftmaxThreads / 32) + threadIdx.x / 32;
+  const int64_t pixel = thread_of(first_block) / 32;
   if (pixel >= pixels) return;  // whole warps
   Arithmetic<S> sum = 0;
   for (int64_t c = lane; c < channels; c += 32) {
