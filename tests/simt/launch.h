@@ -33,6 +33,8 @@ cudaStream_t callers_stream();
 extern "C" {
 // "forward", "reverse" or "random": the order of threads and blocks. False for another name.
 bool simt_set_order(const char* name, unsigned seed);
+// "wait", "issue" or "mixed" (by the seed): when cp.async is done. False for another name.
+bool simt_set_copies(const char* name);
 // Launches so far.
 long long simt_launch_count();
 // Whether the stream is under capture: it cannot be waited for then.
