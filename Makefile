@@ -39,7 +39,8 @@ sanitized:
 
 # The CUDA kernels under the emulator of tests/simt: with the compiler's checks of addresses and of
 # undefined behaviour, and with its search for races, in which every CUDA thread is a thread. The
-# sanitizer must be in the process before Python is. Small shapes, in each order.
+# sanitizer must be in the process before Python is. Small shapes, in each order: on two cores 2 and 7
+# minutes.
 SIMT_TESTS = -m pytest -q tests/simt/test_simt_device.py tests/ops -k "simt and small"
 simt-address: $(VENV)/test-tools
 	for order in forward reverse random; do \
@@ -64,7 +65,7 @@ slow: $(VENV)/test-tools
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal -q -m slow \
 	  --ignore=tests/simt -k "not simt"
 
-# The emulator's tests in each order, and with the larger shapes.
+# The emulator's tests in each order, and with the larger shapes of every room.
 simt-nightly: $(VENV)/test-tools
 	for order in forward reverse random; do \
 	  FASTSEG_NIGHTLY=1 FASTSEG_SIMT_ORDER=$$order OMP_NUM_THREADS=1 \

@@ -1,5 +1,6 @@
 """Spatial pyramid pooling: equal to the float64 reference, differentiable, deterministic."""
 
+import os
 import re
 
 import pytest
@@ -32,6 +33,12 @@ CASES = {
     "many-outputs": ((1, 16, 17, 18), 70, (3, 3), (2, 5)),
     "empty-batch": ((0, 6, 5, 4), 4, (3, 3), (1, 2)),
 }
+if os.environ.get("FASTSEG_NIGHTLY"):  # several tiles each way, and many steps of depth
+    CASES |= {
+        "large-v2": ((1, 64, 25, 27), 21, (3, 3, 3, 3), (6, 12, 18, 24)),
+        "large-v3": ((1, 66, 17, 19), 72, (1, 3, 3, 3), (0, 6, 12, 18)),
+        "deep-v3": ((1, 515, 5, 7), 40, (1, 3), (0, 2)),
+    }
 BOUND = {  # greatest error, relative to the largest output
     torch.float64: 1e-13,
     torch.float32: 3e-5,

@@ -1,5 +1,6 @@
 """Dilated convolution: equal to the float64 reference, differentiable, deterministic."""
 
+import os
 import re
 import subprocess
 import sys
@@ -66,6 +67,16 @@ CASES = {
     "kernel-fills-the-image": ((2, 16, 5, 5), (16, 16, 3, 3), {"rate": 2}),
     "empty-batch": ((0, 16, 7, 9), (16, 16, 3, 3), {"padding": "same"}),
 }
+if os.environ.get("FASTSEG_NIGHTLY"):  # several tiles each way, and many steps of depth
+    CASES |= {
+        "several-tiles": ((2, 48, 17, 19), (150, 48, 3, 3), {"rate": 2, "padding": "same"}),
+        "rate-12": ((1, 64, 33, 31), (40, 64, 3, 3), {"rate": 12, "padding": "same"}),
+        "deep": ((1, 515, 6, 7), (70, 515, 3, 3), {"rate": 2, "padding": "same"}),
+        "large-pointwise": ((2, 260, 17, 15), (270, 260, 1, 1), {}),
+        "large-stride-2": ((1, 40, 45, 47), (70, 40, 3, 3), {"stride": 2, "padding": 1}),
+        "large-groups": ((1, 96, 19, 18), (264, 48, 3, 3), {"groups": 2, "padding": "same"}),
+        "large-depthwise": ((1, 24, 21, 23), (24, 1, 3, 3), {"groups": 24, "padding": "same"}),
+    }
 SMALL = [
     "few-channels",
     "padding-per-side",

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import re
 from pathlib import Path
 
@@ -24,6 +25,8 @@ pytestmark = pytest.mark.usefixtures("device")
 NORMALIZATIONS = ["symmetric", "mean", "before", "after", "none"]
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}  # float32, a few updates: exp and sums of 20 messages
+# On CUDA Q is rounded in each iteration; elsewhere once, at the end.
+HALVES = {torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
 
 
 def problem(labels=3, spatial=(5, 7), batch=2, dtype=torch.float32, dims=(2, 5)):
@@ -160,6 +163,61 @@ def test_matches_reference(labels, self_message, device, instruction_set):
         torch.testing.assert_close(probs.cpu(), expected, **TOLERANCE)
 
 
+SCENES = [pytest.param(3, (9, 12), 2, id="small")]  # labels, size, batch
+if os.environ.get("FASTSEG_NIGHTLY"):
+    SCENES += [
+        pytest.param(21, (63, 84), 1, id="21-labels"),
+        pytest.param(5, (48, 64), 3, id="batch"),
+        pytest.param(2, (120, 160), 1, id="2-labels"),
+        pytest.param(40, (40, 50), 1, id="40-labels"),
+        pytest.param(2, (12, 24, 30), 1, id="volume"),
+    ]
+
+
+def scene(labels, spatial, batch):
+    """The problem of an image of smooth regions and some noise: many pixels share a vertex.
+
+    Pixels are moved off the faces of their simplices: a rounding would choose the vertices there.
+    """
+    axes = torch.meshgrid(*(torch.arange(size) for size in spatial), indexing="ij")
+    moved = [axis + torch.rand(()) for axis in axes[::-1]]
+    place = torch.stack(moved).expand(batch, len(spatial), *spatial)
+    mode = "bicubic" if len(spatial) == 2 else "trilinear"
+    smooth = interpolate(torch.rand(batch, 3, *[5] * len(spatial)), size=spatial, mode=mode)
+    image = 255 * smooth + 4 * torch.randn(batch, 3, *spatial)
+    unary = 2 * torch.randn(batch, labels, *spatial)
+    features = [place / 3, torch.cat([place / 30, image / 13], 1)]
+    return unary, features, [torch.tensor(0.8), torch.rand(labels)]
+
+
+@pytest.mark.parametrize(("labels", "spatial", "batch"), SCENES)
+def test_a_scene(labels, spatial, batch):
+    unary, features, transforms = scene(labels, spatial, batch)
+    expected = reference.mean_field(unary, features, transforms, iterations=3)
+    probs = mean_field(unary, features, transforms, iterations=3)
+    torch.testing.assert_close(probs, expected, **TOLERANCE)
+    for half, tolerance in HALVES.items():
+        probs = mean_field(unary.to(half), features, transforms, iterations=3)
+        expected = mean_field(unary.to(half).float(), features, transforms, iterations=3)
+        assert (probs.float() - expected).abs().max() < tolerance
+
+
+@pytest.mark.parametrize(("labels", "spatial", "batch"), SCENES)
+def test_gradients_of_a_scene(labels, spatial, batch):
+    """Of the unary and of the transforms, which are sums over all pixels, against float64."""
+    unary, features, transforms = scene(labels, spatial, batch)
+    grad = torch.randn_like(unary)
+    grads = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [t.to(dtype).requires_grad_() for t in (unary, *transforms)]
+        some = [f.to(dtype) for f in features]
+        probs = mean_field(leaves[0], some, leaves[1:], iterations=3)
+        grads.append(torch.autograd.grad(probs, leaves, grad.to(dtype)))
+    for single, double in zip(*grads, strict=True):
+        scale = double.abs().max().item()
+        torch.testing.assert_close(single, double.float(), rtol=1e-2, atol=1e-4 * scale)
+
+
 @pytest.mark.parametrize("composed", [False, True], ids=["fused", "composed"])
 @pytest.mark.parametrize(
     "spatial", [(1, 1), (1, 9), (33,), (3, 4, 5), (17, 16)], ids=lambda shape: str(shape)
@@ -191,10 +249,6 @@ def test_float64_matches_reference(kind):
     expected = reference.mean_field(unary, features, transforms, **options)
     probs = mean_field(unary, features, transforms, **options)
     torch.testing.assert_close(probs, expected, rtol=1e-11, atol=1e-12)
-
-
-# On CUDA Q is rounded in each iteration; elsewhere once, at the end.
-HALVES = {torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
 
 
 @pytest.mark.small

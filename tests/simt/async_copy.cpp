@@ -5,7 +5,7 @@
 
 namespace simt {
 
-void begin_copy(const AsyncCopy& copy, Location where) {
+bool begin_copy(const AsyncCopy& copy, Location where) {
   const std::string at = "cp.async at " + text_of(where);
   if (copy.bytes != 4 && copy.bytes != 8 && copy.bytes != 16) {
     block().fail(at + ": copies 4, 8 or 16 bytes, not " + std::to_string(copy.bytes));
@@ -15,9 +15,11 @@ void begin_copy(const AsyncCopy& copy, Location where) {
       reinterpret_cast<uintptr_t>(copy.to) | reinterpret_cast<uintptr_t>(copy.from);
   if (addresses % copy.bytes) block().fail(at + ": addresses are not aligned to the size");
   const Unseen unseen;
+  if (block().copies_at_issue()) return true;
   Thread& self = block().current();
   self.copies.push_back(copy);
   self.copies.back().group = self.open_group;
+  return false;
 }
 
 void end_group() { ++block().current().open_group; }

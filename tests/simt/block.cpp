@@ -27,6 +27,10 @@ void Block::set_order(Order order, unsigned seed) {
   random_.seed(seed);
 }
 
+bool Block::copies_at_issue() {
+  return copies_ == Copies::kMixed ? random_() % 2 == 0 : copies_ == Copies::kIssue;
+}
+
 // Under ThreadSanitizer a fiber is a thread, and what one does is ordered: no two threads of a
 // block share one, nor do threads of two blocks that follow each other. Otherwise the fiber of
 // the thread that ended last is taken, whose stack is in the cache.

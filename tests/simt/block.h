@@ -24,6 +24,9 @@ constexpr int kWarpSize = 32;
 
 enum class Order { kForward, kReverse, kRandom };
 
+// When cp.async is done: at its wait, at its issue, or each copy at one of them by chance.
+enum class Copies { kWait, kIssue, kMixed };
+
 // What a warp's collective does once all of its lanes have come: operands[i] is what lane i
 // brought, null for lanes that take no part.
 using Completion = void (*)(void* const operands[kWarpSize], uint32_t mask);
@@ -63,6 +66,8 @@ class Block {
 
   void set_order(Order order, unsigned seed);
   Order order() const { return order_; }
+  void set_copies(Copies copies) { copies_ = copies; }
+  bool copies_at_issue();  // whether the next one is made there
   std::mt19937& random() { return random_; }
 
   // Called by the running thread.
@@ -120,6 +125,7 @@ class Block {
   size_t dynamic_bytes_ = 0;
   std::string failure_;
   Order order_ = Order::kForward;
+  Copies copies_ = Copies::kWait;
   std::mt19937 random_{1};
 
   std::vector<std::unique_ptr<Fiber>> fibers_;

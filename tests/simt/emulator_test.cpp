@@ -13,7 +13,7 @@
 
 // Kernels that are right, and kernels with one bug each, for test_emulator.py:
 //
-//   emulator_test CASE [forward|reverse|random [SEED]]
+//   emulator_test CASE [forward|reverse|random [wait|issue|mixed]]
 //
 // prints "right" or "wrong", or the emulator's error (exit status 3); "all" runs the kernels that
 // are right, and names each. What a sanitizer finds ends the program with its report.
@@ -150,8 +150,9 @@ bool matrix_case() {
 
 // A copy through two stages of shared memory, each filled while the other is read; the last
 // `count % 4` numbers of a stage are zeros that cp.async makes. `kOpen` groups are left open by the
-// wait: one is right, with two the stage is read that is still on its way.
-template <int kOpen>
+// wait: one is right, with two the stage is read that is still on its way. `kBarrier` leaves out
+// the one before a stage is filled again: some threads may still be to read it.
+template <int kOpen, bool kBarrier>
 __global__ void staged_copy(const float* from, float* to, int count) {
   FASTSEG_SHARED(float, stages, [2][128]);
   const int t = threadIdx.x, steps = (count + 127) / 128;
@@ -169,14 +170,15 @@ __global__ void staged_copy(const float* from, float* to, int count) {
     __pipeline_wait_prior(kOpen);
     __syncthreads();
     for (int i = t; i < 128; i += 32) to[step * 128 + i] = stages[step % 2][127 - i];
-    __syncthreads();
+    if (kBarrier) __syncthreads();
   }
 }
 
-template <int kOpen>
+template <int kOpen, bool kBarrier = true>
 bool staged_copy_case() {
   std::vector<float> from = numbers<float>(512, 100), to(512);
-  FASTSEG_LAUNCH(staged_copy<kOpen>, 1, 32, 0, stream, from.data(), to.data(), 390);
+  const auto kernel = staged_copy<kOpen, kBarrier>;
+  FASTSEG_LAUNCH(kernel, 1, 32, 0, stream, from.data(), to.data(), 390);
   for (int i = 390; i < 512; ++i) from[i] = 0;
   bool right = true;
   for (int i = 0; i < 512; ++i) right &= to[i / 128 * 128 + 127 - i % 128] == from[i];
@@ -489,6 +491,18 @@ __global__ void misaligned_async_copy(const float* input, float* output) {
   output[0] = values[0];
 }
 
+// The barrier comes after the copy was issued, and so too late for its source.
+__global__ void copy_of_what_is_being_written(float* from, float* to) {
+  FASTSEG_SHARED(float, values, [128]);
+  const int t = threadIdx.x, next = (t + 1) % 32;
+  for (int i = 0; i < 4; ++i) from[4 * t + i] = 1;
+  __pipeline_memcpy_async(&values[4 * t], &from[4 * next], 16);
+  __pipeline_commit();
+  __syncthreads();
+  __pipeline_wait_prior(0);
+  to[t] = values[4 * t];
+}
+
 template <typename Kernel>
 bool run_warp(Kernel kernel, const char* name, unsigned blocks = 1) {
   std::vector<int> output(32);
@@ -557,6 +571,13 @@ const Cases wrong_cases = {
        return run_floats([](const float*, float* out) { beyond_static_shared(out); }, "shared");
      }},
     {"missing_wait", staged_copy_case<2>},
+    {"stage_filled_too_early", staged_copy_case<1, false>},
+    {"copy_of_what_is_being_written",
+     [] {
+       std::vector<float> from(128), to(32);
+       FASTSEG_LAUNCH(copy_of_what_is_being_written, 1, 32, 0, stream, from.data(), to.data());
+       return to == std::vector<float>(32, 1.0f);
+     }},
     {"wrong_fragment", mma_case<Multiplicand::kHalf, __half, true>},
     WARP_CASE(missing_syncwarp),
     FLOAT_CASE(misaligned_pack),
@@ -603,8 +624,8 @@ const Cases wrong_cases = {
 
 int main(int count, char** arguments) {
   const std::string name = count > 1 ? arguments[1] : "";
-  const int seed = count > 3 ? std::stoi(arguments[3]) : 1;
-  if (count > 2 && !simt_set_order(arguments[2], seed)) return 2;
+  if (count > 2 && !simt_set_order(arguments[2], 1)) return 2;
+  if (count > 3 && !simt_set_copies(arguments[3])) return 2;
   if (name == "all") {
     for (const auto& [each, run] : right_cases) {
       std::printf("%s: %s\n", each.c_str(), run() ? "right" : "wrong");

@@ -51,6 +51,11 @@ void check(const Launch& launch) {
   if (launch.stream != callers_stream()) refuse(launch, "the stream is not the caller's");
 }
 
+int place_of(const std::string& name, const std::vector<std::string>& names) {
+  const auto found = std::find(names.begin(), names.end(), name);
+  return found == names.end() ? -1 : static_cast<int>(found - names.begin());
+}
+
 }  // namespace
 
 unsigned largest_grid() { return largest_grid_x; }
@@ -91,13 +96,15 @@ void launch(const Launch& launch, const std::function<void()>& body) {
 }  // namespace simt
 
 bool simt_set_order(const char* name, unsigned seed) {
-  const std::string orders[] = {"forward", "reverse", "random"};
-  for (int i = 0; i < 3; ++i) {
-    if (name != orders[i]) continue;
-    simt::block().set_order(static_cast<simt::Order>(i), seed);
-    return true;
-  }
-  return false;
+  const int found = simt::place_of(name, {"forward", "reverse", "random"});
+  if (found >= 0) simt::block().set_order(static_cast<simt::Order>(found), seed);
+  return found >= 0;
+}
+
+bool simt_set_copies(const char* name) {
+  const int found = simt::place_of(name, {"wait", "issue", "mixed"});
+  if (found >= 0) simt::block().set_copies(static_cast<simt::Copies>(found));
+  return found >= 0;
 }
 
 void simt_set_largest_grid(unsigned blocks) { simt::largest_grid_x = blocks; }

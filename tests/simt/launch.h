@@ -36,6 +36,8 @@ unsigned largest_grid();
 extern "C" {
 // "forward", "reverse" or "random": the order of threads and blocks. False for another name.
 bool simt_set_order(const char* name, unsigned seed);
+// "wait", "issue" or "mixed" (by the seed): when cp.async is done. False for another name.
+bool simt_set_copies(const char* name);
 // Launches so far.
 long long simt_launch_count();
 // The largest grid's blocks, 2^31 - 1 of a GPU: fewer, and a small launch takes several grids.

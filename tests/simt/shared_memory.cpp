@@ -48,7 +48,7 @@ void* shared_array(const void* declaration, size_t bytes) {
   }
   const Unseen unseen;
   void* memory = allocate(bytes);
-  std::memset(memory, 0xff, bytes);
+  std::memset(memory, kPoison, bytes);
   arrays.push_back({declaration, memory, bytes});
   return memory;
 }

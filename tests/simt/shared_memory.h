@@ -7,6 +7,8 @@
 // reads or writes beyond is an error under AddressSanitizer.
 namespace simt {
 
+constexpr int kPoison = 0xff;  // of each byte
+
 // The running block's array of a declaration, which its address stands for. CUDA aligns to 16
 // bytes at most; so does this.
 void* shared_array(const void* declaration, size_t bytes);

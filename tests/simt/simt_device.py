@@ -23,6 +23,8 @@ from fastseg.ops import gpu
 # The sanitizer's runtime must be in the process from its start: see the Makefile.
 VARIANT = os.environ.get("FASTSEG_SIMT_VARIANT", "plain")
 ORDERS = ("forward", "reverse", "random")
+# When cp.async is done, in each order; FASTSEG_SIMT_COPIES names one for all.
+COPIES = {"forward": "wait", "reverse": "issue", "random": "mixed"}
 
 
 def missing() -> str | None:
@@ -41,6 +43,7 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     loaded.simt_launch_count.restype = ctypes.c_longlong
     loaded.simt_set_order.restype = ctypes.c_bool
+    loaded.simt_set_copies.restype = ctypes.c_bool
     loaded.simt_set_capturing.argtypes = [ctypes.c_bool]
     loaded.simt_set_largest_grid.argtypes = [ctypes.c_uint]
     return loaded
@@ -67,8 +70,13 @@ def emulated_operators() -> list[str]:
 
 @contextmanager
 def emulated(order: str = "forward", seed: int = 1) -> Iterator[None]:
-    """Runs the CUDA kernels for tensors on the CPU, threads and blocks in the given order."""
+    """Runs the CUDA kernels for tensors on the CPU, threads and blocks in the given order.
+
+    Copies by cp.async are made when COPIES says.
+    """
     assert library().simt_set_order(order.encode(), seed)
+    copies = os.environ.get("FASTSEG_SIMT_COPIES", COPIES[order])
+    assert library().simt_set_copies(copies.encode())
     redirect = torch.library.Library("fastseg", "IMPL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Warning only once for all operators")

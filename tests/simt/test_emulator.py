@@ -9,6 +9,7 @@ import simt_build
 pytestmark = pytest.mark.slow  # of four builds of the emulator; `make simt` and CI run it
 
 ORDERS = ["forward", "reverse", "random"]
+COPIES = ["wait", "issue", "mixed"]
 QUICK = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1 atexit_sleep_ms=0"}
 
 
@@ -21,11 +22,12 @@ def run(variant: str, case: str, *order: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=QUICK)
 
 
+@pytest.mark.parametrize("copies", COPIES)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("variant", simt_build.VARIANTS)
-def test_runs_what_is_right(variant, order):
+def test_runs_what_is_right(variant, order, copies):
     """Without a word from the sanitizers."""
-    done = run(variant, "all", order)
+    done = run(variant, "all", order, copies)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 14
     assert all(line.endswith(": right") for line in done.stdout.splitlines()), done.stdout
@@ -53,6 +55,49 @@ def test_thread_sanitizer_reports_races(case, order):
     if order == "forward":
         for access in RACES[case]:
             assert any(access in line for line in lines)
+
+
+STAGES = {  # copies by cp.async: when they are seen, and what their arrays are read or written by
+    "stage_filled_too_early": (COPIES, "= stages[step % 2]"),
+    "copy_of_what_is_being_written": (["issue", "mixed"], "from[4 * t + i] = 1"),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("case", STAGES)
+def test_thread_sanitizer_reports_copies_that_come_too_early(case, order):
+    """What follows the barrier is ordered for a copy at its wait, and not for one at its issue."""
+    source = (simt_build.EMULATOR / "emulator_test.cpp").read_text().splitlines()
+    seen, access = STAGES[case]
+    for copies in seen:
+        done = run("thread", case, order, copies)
+        assert "WARNING: ThreadSanitizer: data race" in done.stderr, copies
+        accesses = done.stderr.split("==================")[1].split("\n\n")[:2]
+        (kernel,) = (text for text in accesses if "async_copy.h" not in text)
+        line = int(kernel.partition("emulator_test.cpp:")[2].split()[0])
+        assert access in source[line - 1]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_results_are_wrong_where_a_stage_is_filled_too_early(order):
+    """What is read there is NaN, or the numbers of the next step but one."""
+    for copies in COPIES:
+        assert run("plain", "stage_filled_too_early", order, copies).stdout == "wrong\n"
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_each_time_of_copying_shows_what_the_other_hides(order):
+    shown = {
+        (case, copies): run("plain", case, order, copies).stdout
+        for case in ("missing_wait", "copy_of_what_is_being_written")
+        for copies in ("wait", "issue")
+    }
+    assert shown == {
+        ("missing_wait", "wait"): "wrong\n",
+        ("missing_wait", "issue"): "right\n",
+        ("copy_of_what_is_being_written", "wait"): "right\n",
+        ("copy_of_what_is_being_written", "issue"): "wrong\n",
+    }
 
 
 @pytest.mark.parametrize(
