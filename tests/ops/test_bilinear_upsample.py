@@ -76,7 +76,11 @@ def scale_of(scale):
 
 
 def interpolate(input, size, align_corners=False):
-    return functional.interpolate(input, size=size, mode="bilinear", align_corners=align_corners)
+    """torch's on the CPU: its deterministic one for GPUs spreads NaN and infinity further."""
+    upsampled = functional.interpolate(
+        input.cpu(), size=size, mode="bilinear", align_corners=align_corners
+    )
+    return upsampled.to(input.device)
 
 
 def labels_for(size, classes, ignored=255, batch=2):
