@@ -79,13 +79,15 @@ class Faulty(NamedTuple):
     def run(self, input, weights, biases, algorithm):
         if algorithm == "too large":
             raise torch.OutOfMemoryError("none left")
+        if algorithm == "too large for the CPU":
+            raise MemoryError("none left")
         if algorithm == "other shape":
             return input[:, :2]
         return input + float(algorithm)
 
 
 def test_wrong_results_are_not_timed():
-    names = ["0", "1e-6", "0.5", "nan", "other shape", "too large"]
+    names = ["0", "1e-6", "0.5", "nan", "other shape", "too large", "too large for the CPU"]
     watch = Ticking(0.002, 0.001)
     found = measure.measure(job(Faulty()), names, watch, rounds=4)
     assert found.times == pytest.approx({"0": 2.0, "1e-6": 1.0})
