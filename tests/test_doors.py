@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import fastseg._C  # noqa: F401  loads the operators
+import fastseg._C  # loads the operators
 from fastseg import _numpy
 
 ops = torch.ops.fastseg
@@ -849,3 +849,43 @@ def test_lack_of_memory_has_its_own_error():
     assert str(raised.value) == "fastseg MemoryError: mean_field: out of memory"
     with pytest.raises(MemoryError):
         field((2**25, 2**25), 1).run(np.broadcast_to(np.float32(0), (1, 2**50)), 1)
+
+
+TORCH_SAYS = {  # of what an allocation can meet: the error raised for the user, its first line
+    "CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has": (
+        torch.OutOfMemoryError,
+        "bilinear_upsample: {}",
+    ),
+    "Allocation on device 0 would exceed allowed memory. (out of memory)": (
+        torch.OutOfMemoryError,
+        "bilinear_upsample: {}",
+    ),
+    "DefaultCPUAllocator: can't allocate memory: you tried to": (
+        MemoryError,
+        "bilinear_upsample: out of memory",
+    ),
+    "CUDA error: an illegal memory access was encountered": (RuntimeError, "{}"),
+    "CUDA error: operation not permitted when stream is capturing": (RuntimeError, "{}"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Warning only once for all operators")
+@pytest.mark.parametrize("text", TORCH_SAYS)
+def test_torchs_own_errors_keep_their_text(text):
+    """Only a lack of memory is one: what failed may be the work that a GPU was given before."""
+
+    def refuse(*arguments, **named):
+        raise RuntimeError(text)
+
+    scores = torch.ones(1, 1, 2, 2)
+    kind, line = TORCH_SAYS[text]
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("empty.memory_format", refuse, "CPU", allow_override=True)
+    try:
+        with pytest.raises(kind) as raised:
+            fastseg.bilinear_upsample(scores, 3)
+    finally:
+        library._destroy()
+    assert type(raised.value) is kind
+    first = str(raised.value).partition("\n")[0]
+    assert first == line.format(f"RuntimeError: {text}")  # the kind is of Python's own wording

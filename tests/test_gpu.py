@@ -37,6 +37,7 @@ def test_other_streams_and_devices():
     for device in range(torch.cuda.device_count()):
         scores = torch.randn(1, 3, 64, 64, device=f"cuda:{device}")
         stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))  # which draws the scores
         with torch.cuda.stream(stream):
             torch.cuda._sleep(10_000_000)
             found = bilinear_upsample(scores * 2, 512)

@@ -78,7 +78,7 @@ def examine(
     try:
         call = without_gradients(side.prepare(case, scene, place))
         verdict = suite.judge(expected, suite.read(call()), place.precision)
-    except torch.OutOfMemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         return Result(**about, why_not="not enough memory"), lambda: None
     if not verdict.accepted:
         return Result(**about, verdict=verdict, why_not=f"WRONG: {verdict}"), call

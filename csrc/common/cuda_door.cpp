@@ -81,6 +81,7 @@ void CudaCall::read(const void* device_memory, int64_t bytes, void* to) const {
 }
 
 void CudaCall::check(cudaError_t error) const {
+  if (error == cudaErrorMemoryAllocation) throw OutOfDeviceMemory(cuda_error_text(error));
   if (error != cudaSuccess) fail(cuda_error_text(error));
 }
 

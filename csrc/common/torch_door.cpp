@@ -46,10 +46,27 @@ const char* dtype_name(TensorType type) {
   }
 }
 
-// Unlike torch::stable's functions, says nothing on stderr where memory lacks.
+// What torch's allocators say where memory lacks, on the CPU and on a GPU: torch hands on no kinds.
+constexpr std::array kNoMemoryOnCpu = {"DefaultCPUAllocator: ", "std::bad_alloc"};
+constexpr std::array kNoMemoryOnDevice = {" out of memory. ", "CUDA error: out of memory",
+                                          " would exceed allowed memory"};
+
+template <typename Phrases>
+bool holds_any(const std::string& text, const Phrases& phrases) {
+  return std::any_of(phrases.begin(), phrases.end(),
+                     [&](const char* phrase) { return text.find(phrase) != std::string::npos; });
+}
+
+[[noreturn]] void raise_as_torch(const std::string& text) {
+  if (holds_any(text, kNoMemoryOnCpu)) throw std::bad_alloc();
+  if (holds_any(text, kNoMemoryOnDevice)) throw OutOfDeviceMemory(text);
+  throw std::runtime_error(text);
+}
+
+// Unlike torch::stable's functions, says nothing on stderr.
 Tensor call_dispatcher(const char* op, const char* overload, StableIValue* stack) {
   if (torch_call_dispatcher(op, overload, stack, TORCH_ABI_VERSION) != TORCH_SUCCESS) {
-    throw std::bad_alloc();
+    raise_as_torch(torch_exception_get_what_without_backtrace());
   }
   return torch::stable::detail::to<Tensor>(stack[0]);
 }

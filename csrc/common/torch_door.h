@@ -41,11 +41,23 @@ inline void raise_if(const Error& error) {
   if (error) raise(error);
 }
 
+// No memory on a device that is not the CPU, in torch's own words: how much was asked for.
+class OutOfDeviceMemory : public std::bad_alloc {
+ public:
+  explicit OutOfDeviceMemory(std::string text) : text_(std::move(text)) {}
+  const char* what() const noexcept override { return text_.c_str(); }
+
+ private:
+  std::string text_;
+};
+
 // Runs an operator's body; a lack of memory or a bad FASTSEG_ISA leaves with its kind, too.
 template <typename Body>
 auto with_error_kinds(const char* op, Body&& body) {
   try {
     return body();
+  } catch (const OutOfDeviceMemory& error) {
+    throw std::runtime_error("fastseg OutOfMemoryError: " + std::string(op) + ": " + error.what());
   } catch (const std::bad_alloc&) {
     throw std::runtime_error("fastseg MemoryError: " + std::string(op) + ": out of memory");
   } catch (const std::invalid_argument& error) {
@@ -70,7 +82,8 @@ void with_torch_crew(Body&& body) {
 }
 
 // Uninitialised tensor, on the CPU if nothing else is said, and a contiguous copy or the tensor
-// itself where it is contiguous; std::bad_alloc where there is no memory for it.
+// itself where it is contiguous; std::bad_alloc where there is no memory for it. torch's other
+// errors, such as those of a GPU's work before, leave as torch words them.
 using Device = torch::stable::Device;
 Tensor empty_tensor(const std::vector<int64_t>& shape, TensorType type,
                     std::optional<Device> device = std::nullopt);

@@ -18,6 +18,7 @@ KINDS: dict[str, type[Exception]] = {
     "ValueError": ValueError,
     "TypeError": TypeError,
     "MemoryError": MemoryError,
+    "OutOfMemoryError": torch.OutOfMemoryError,
     "RuntimeError": RuntimeError,
 }
 MARK = re.compile(rf"fastseg ({'|'.join(KINDS)}): ([^\n]*)")
@@ -34,8 +35,9 @@ def raise_for_user(error: RuntimeError) -> NoReturn:
 def user_errors(function: Callable[P, R]) -> Callable[P, R]:
     """Makes operators called inside ``function`` raise ValueError, TypeError and MemoryError.
 
-    A compiled graph runs the operators and not ``function``: there the text is the same and the
-    kind stays RuntimeError.
+    A lack of a GPU's memory is torch.OutOfMemoryError, as in torch's own operators. A compiled
+    graph runs the operators and not ``function``: there the text is the same and the kind stays
+    RuntimeError.
     """
 
     @functools.wraps(function)

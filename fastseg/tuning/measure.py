@@ -103,7 +103,7 @@ def measure(job: Job, algorithms: Sequence[str], stopwatch: Stopwatch, *, rounds
                 call = call_of(job.layer, arguments, name)
                 try:
                     error = relative_error(call(), expected)
-                except (ValueError, torch.OutOfMemoryError):
+                except (ValueError, MemoryError, torch.OutOfMemoryError):
                     continue
                 if error <= bound:  # false where NaN
                     calls[name] = call

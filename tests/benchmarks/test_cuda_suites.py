@@ -110,9 +110,10 @@ def test_wrong_result_is_not_timed():
     assert row["ms_median"] == row["ratio_of_medians"] == "" and "WRONG" in row["not_timed"]
 
 
-def test_what_finds_no_memory_is_said():
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_what_finds_no_memory_is_said(error):
     def prepare(case, scene, place):
-        raise torch.OutOfMemoryError("none left")
+        raise error("none left")
 
     results = measured("conv", CONV, opponents=[sides.Side("large", prepare)])
     assert [r.why_not for r in results] == ["not enough memory", ""]

@@ -77,7 +77,11 @@ def scale_of(scale):
 
 
 def interpolate(input, size, align_corners=False):
-    return functional.interpolate(input, size=size, mode="bilinear", align_corners=align_corners)
+    """torch's on the CPU: its deterministic one for GPUs spreads NaN and infinity further."""
+    upsampled = functional.interpolate(
+        input.cpu(), size=size, mode="bilinear", align_corners=align_corners
+    )
+    return upsampled.to(input.device)
 
 
 def labels_for(size, classes, ignored=255, batch=2):
@@ -189,7 +193,9 @@ def test_any_geometry(source, size, channels, corners, scale, layout, single):
 
 # Known answers
 
-TWO_BY_TWO = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+
+def two_by_two(dtype=torch.float32):
+    return torch.tensor([[[[1, 2], [3, 4]]]], dtype=dtype)
 
 
 def test_lecture_half_pixel():
@@ -199,14 +205,14 @@ def test_lecture_half_pixel():
         [2.5, 2.75, 3.25, 3.5],
         [3, 3.25, 3.75, 4],
     ]
-    assert bilinear_upsample(TWO_BY_TWO, 4)[0, 0].tolist() == expected
-    assert bilinear_upsample(TWO_BY_TWO, scale=2)[0, 0].tolist() == expected
+    assert bilinear_upsample(two_by_two(), 4)[0, 0].tolist() == expected
+    assert bilinear_upsample(two_by_two(), scale=2)[0, 0].tolist() == expected
 
 
 def test_lecture_align_corners(close, dtype):
     row = torch.tensor([0, 1, 2, 3], dtype=dtype) / 3
     expected = 1 + row[None, :] + 2 * row[:, None]
-    close(bilinear_upsample(TWO_BY_TWO.to(dtype), 4, True)[0, 0], expected)
+    close(bilinear_upsample(two_by_two(dtype), 4, True)[0, 0], expected)
 
 
 def test_constant_stays_constant(dtype, close):
@@ -779,8 +785,13 @@ def test_batch_equals_loop(instruction_set):
 
 # Refusals
 
-X = torch.ones(1, 3, 4, 5)
-Y = torch.zeros(1, 8, 9, dtype=torch.int64)
+
+def scores():
+    return torch.ones(1, 3, 4, 5)
+
+
+def labels():
+    return torch.zeros(1, 8, 9, dtype=torch.int64)
 
 
 def huge(*shape):
@@ -804,12 +815,12 @@ REJECTED = {
         "bilinear_upsample: input must have shape (B, C, H, W), got (3, 4)",
     ),
     "dtype": (
-        lambda: bilinear_upsample(X.int(), 2),
+        lambda: bilinear_upsample(scores().int(), 2),
         TypeError,
         "bilinear_upsample: input must have dtype float32, float64, float16 or bfloat16, got int32",
     ),
     "complex": (
-        lambda: upsample_softmax(X.cfloat(), 2),
+        lambda: upsample_softmax(scores().cfloat(), 2),
         TypeError,
         "upsample_softmax: logits must have dtype float32, float64, float16 or bfloat16, "
         "got complex64",
@@ -825,62 +836,62 @@ REJECTED = {
         "upsample_argmax: logits.shape[2] must be between 1 and 2147483583, got 0",
     ),
     "no-output": (
-        lambda: bilinear_upsample(X, (4, 0)),
+        lambda: bilinear_upsample(scores(), (4, 0)),
         ValueError,
         "bilinear_upsample: size[1] must be between 1 and 2147483583, got 0",
     ),
     "negative-output": (
-        lambda: bilinear_upsample(X, -3),
+        lambda: bilinear_upsample(scores(), -3),
         ValueError,
         "bilinear_upsample: size[0] must be between 1 and 2147483583, got -3",
     ),
     "too-small-a-scale": (
-        lambda: bilinear_upsample(X, scale=0.2),
+        lambda: bilinear_upsample(scores(), scale=0.2),
         ValueError,
         "bilinear_upsample: size[0] must be between 1 and 2147483583, got 0",
     ),
     "wide-output": (
-        lambda: bilinear_upsample(X, (4, 2**31)),
+        lambda: bilinear_upsample(scores(), (4, 2**31)),
         ValueError,
         "bilinear_upsample: size[1] must be between 1 and 2147483583, got 2147483648",
     ),
     "three-sizes": (
-        lambda: bilinear_upsample(X, (4, 5, 6)),
+        lambda: bilinear_upsample(scores(), (4, 5, 6)),
         ValueError,
         "bilinear_upsample: size must be (height, width), got (4, 5, 6)",
     ),
     "size-type": (
-        lambda: bilinear_upsample(X, 2.5),
+        lambda: bilinear_upsample(scores(), 2.5),
         TypeError,
         "bilinear_upsample: size must be an int or (height, width), got 2.5",
     ),
     "size-entry": (
-        lambda: bilinear_upsample(X, (4, 5.0)),
+        lambda: bilinear_upsample(scores(), (4, 5.0)),
         TypeError,
         "bilinear_upsample: size[1] must be an int, got float",
     ),
     "neither": (
-        lambda: upsample_softmax(X),
+        lambda: upsample_softmax(scores()),
         ValueError,
         "upsample_softmax: size or scale must be given, got neither",
     ),
     "scale-zero": (
-        lambda: bilinear_upsample(X, scale=0),
+        lambda: bilinear_upsample(scores(), scale=0),
         ValueError,
         "bilinear_upsample: scale[0] must be positive and finite, got 0",
     ),
     "scale-nan": (
-        lambda: bilinear_upsample(X, 4, scale=(1.0, math.nan)),
+        lambda: bilinear_upsample(scores(), 4, scale=(1.0, math.nan)),
         ValueError,
         "bilinear_upsample: scale[1] must be positive and finite, got nan",
     ),
     "scale-count": (
-        lambda: bilinear_upsample(X, scale=(1.0,)),
+        lambda: bilinear_upsample(scores(), scale=(1.0,)),
         ValueError,
         "bilinear_upsample: scale must be a number or (vertical, horizontal), got (1.0,)",
     ),
     "scale-type": (
-        lambda: bilinear_upsample(X, scale="2"),
+        lambda: bilinear_upsample(scores(), scale="2"),
         TypeError,
         "bilinear_upsample: scale must be a number or two, got '2'",
     ),
@@ -891,7 +902,7 @@ REJECTED = {
         "got shape (1048576, 1048576, 1, 1)",
     ),
     "label-dtype": (
-        lambda: upsample_argmax(X, 4, dtype=torch.int32),
+        lambda: upsample_argmax(scores(), 4, dtype=torch.int32),
         TypeError,
         "upsample_argmax: dtype must be int64 or uint8, got int32",
     ),
@@ -901,77 +912,79 @@ REJECTED = {
         "upsample_argmax: dtype must be int64 for more than 256 classes, got uint8 for 257",
     ),
     "labels-type": (
-        lambda: upsample_cross_entropy(X, None),
+        lambda: upsample_cross_entropy(scores(), None),
         TypeError,
         "upsample_cross_entropy: labels must be a torch.Tensor, got NoneType",
     ),
     "labels-dtype": (
-        lambda: upsample_cross_entropy(X, Y.int()),
+        lambda: upsample_cross_entropy(scores(), labels().int()),
         TypeError,
         "upsample_cross_entropy: labels must have dtype int64 or uint8, got int32",
     ),
     "labels-shape": (
-        lambda: upsample_cross_entropy(X, Y[0]),
+        lambda: upsample_cross_entropy(scores(), labels()[0]),
         ValueError,
         "upsample_cross_entropy: labels must have shape (1, H, W) beside logits (1, 3, 4, 5), "
         "got (8, 9)",
     ),
     "labels-batch": (
-        lambda: upsample_cross_entropy(X, Y.expand(2, 8, 9)),
+        lambda: upsample_cross_entropy(scores(), labels().expand(2, 8, 9)),
         ValueError,
         "upsample_cross_entropy: labels must have shape (1, H, W) beside logits (1, 3, 4, 5), "
         "got (2, 8, 9)",
     ),
     "labels-empty": (
-        lambda: upsample_cross_entropy(X, Y[:, :0]),
+        lambda: upsample_cross_entropy(scores(), labels()[:, :0]),
         ValueError,
         "upsample_cross_entropy: labels.shape[1] must be between 1 and 2147483583, got 0",
     ),
     "labels-device": (
-        lambda: upsample_cross_entropy(X, Y.to("meta")),
+        lambda: upsample_cross_entropy(scores(), labels().to("meta")),
         ValueError,
-        "upsample_cross_entropy: labels must be on the device of logits, cpu, got meta",
+        "upsample_cross_entropy: labels must be on the device of logits, {device}, got meta",
     ),
     "weight-shape": (
-        lambda: upsample_cross_entropy(X, Y, torch.ones(4)),
+        lambda: upsample_cross_entropy(scores(), labels(), torch.ones(4)),
         ValueError,
         "upsample_cross_entropy: weight must have shape (3,), got (4,)",
     ),
     "weight-dtype": (
-        lambda: upsample_cross_entropy(X, Y, torch.ones(3).long()),
+        lambda: upsample_cross_entropy(scores(), labels(), torch.ones(3).long()),
         TypeError,
         "upsample_cross_entropy: weight must have dtype float32, float64, float16 or bfloat16, "
         "got int64",
     ),
     "weight-gradient": (
-        lambda: upsample_cross_entropy(X, Y, torch.ones(3, requires_grad=True)),
+        lambda: upsample_cross_entropy(scores(), labels(), torch.ones(3, requires_grad=True)),
         ValueError,
         "upsample_cross_entropy: weight must not require a gradient, got one that does",
     ),
     "pixel-weight-shape": (
-        lambda: upsample_cross_entropy(X, Y, None, torch.ones(8, 9)),
+        lambda: upsample_cross_entropy(scores(), labels(), None, torch.ones(8, 9)),
         ValueError,
         "upsample_cross_entropy: pixel_weight must have shape (1, 8, 9), got (8, 9)",
     ),
     "trained-pixel-weight-shape": (
-        lambda: upsample_cross_entropy(X, Y, None, torch.ones(8, 9, requires_grad=True)),
+        lambda: upsample_cross_entropy(
+            scores(), labels(), None, torch.ones(8, 9, requires_grad=True)
+        ),
         ValueError,
         "upsample_cross_entropy: pixel_weight must have shape (1, 8, 9), got (8, 9)",
     ),
     "reduction": (
-        lambda: upsample_cross_entropy(X, Y, reduction="average"),
+        lambda: upsample_cross_entropy(scores(), labels(), reduction="average"),
         ValueError,
         "upsample_cross_entropy: reduction must be one of none, sum, mean, got 'average'",
     ),
     "trained-pixel-weight-reduction": (
         lambda: upsample_cross_entropy(
-            X, Y, None, torch.ones(1, 8, 9, requires_grad=True), reduction="average"
+            scores(), labels(), None, torch.ones(1, 8, 9, requires_grad=True), reduction="average"
         ),
         ValueError,
         "upsample_cross_entropy: reduction must be one of none, sum, mean, got 'average'",
     ),
     "ignore-type": (
-        lambda: upsample_cross_entropy(X, Y, ignore_index=None),
+        lambda: upsample_cross_entropy(scores(), labels(), ignore_index=None),
         TypeError,
         "upsample_cross_entropy: ignore_index must be an int, got NoneType",
     ),
@@ -980,6 +993,7 @@ REJECTED = {
 
 @pytest.mark.parametrize(("call", "error", "message"), REJECTED.values(), ids=REJECTED.keys())
 def test_rejects(call, error, message):
+    message = message.replace("{device}", str(torch.get_default_device()))
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         call()
 
@@ -1019,40 +1033,44 @@ def test_uint8_labels_that_are_none(kernels):
         "upsample_cross_entropy: labels must be in [0, 3) or ignore_index, 255, got 7 at (0, 0, 0)"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        upsample_cross_entropy(X, labels)
+        upsample_cross_entropy(scores(), labels)
 
 
 REJECTED_BY_BACKWARD = {
     "input-size": (
-        lambda: ops.bilinear_upsample_backward(X, (4,), False, None, None),
+        lambda: ops.bilinear_upsample_backward(scores(), (4,), False, None, None),
         "bilinear_upsample_backward: input_size must be (height, width), got (4,)",
     ),
     "scale": (
-        lambda: ops.bilinear_upsample_backward(X, (4, 5), False, None, -1.0),
+        lambda: ops.bilinear_upsample_backward(scores(), (4, 5), False, None, -1.0),
         "bilinear_upsample_backward: scale[1] must be positive and finite, got -1",
     ),
     "shape": (
-        lambda: ops.upsample_softmax_backward(X, X[..., :4], (2, 2), False, None, None),
+        lambda: ops.upsample_softmax_backward(
+            scores(), scores()[..., :4], (2, 2), False, None, None
+        ),
         "upsample_softmax_backward: grad must have shape (1, 3, 4, 4), got (1, 3, 4, 5)",
     ),
     "dtype": (
-        lambda: ops.upsample_softmax_backward(X.double(), X, (2, 2), False, None, None),
+        lambda: ops.upsample_softmax_backward(
+            scores().double(), scores(), (2, 2), False, None, None
+        ),
         "upsample_softmax_backward: grad must have the dtype of probs, float32, got float64",
     ),
     "grad": (
         lambda: ops.upsample_cross_entropy_backward(
-            torch.ones(3), X, Y, None, None, 255, "mean", False, None, None
+            torch.ones(3), scores(), labels(), None, None, 255, "mean", False, None, None
         ),
         "upsample_cross_entropy_backward: grad must have shape (), got (3,)",
     ),
     "grad-map": (
         lambda: ops.upsample_cross_entropy_backward(
-            torch.ones(()), X, Y, None, None, 255, "none", False, None, None
+            torch.ones(()), scores(), labels(), None, None, 255, "none", False, None, None
         ),
         "upsample_cross_entropy_backward: grad must have shape (1, 8, 9), got ()",
     ),
     "argmax-dtype": (
-        lambda: ops.upsample_argmax(X, (4, 4), "int32", False, None, None),
+        lambda: ops.upsample_argmax(scores(), (4, 4), "int32", False, None, None),
         "upsample_argmax: dtype must be int64 or uint8, got int32",
     ),
 }
@@ -1067,6 +1085,10 @@ def test_operators_reject(call, message):
 
 
 @pytest.mark.parametrize("function", [bilinear_upsample, upsample_argmax, upsample_softmax])
-def test_out_of_memory(function):
-    with pytest.raises(MemoryError, match=f"^{function.__name__}: out of memory$"):
-        function(X, (2**24, 2**24))
+def test_out_of_memory(function, device):
+    """In Python's words on the CPU and in torch's on a GPU, as torch's own operators say it."""
+    error, text = MemoryError, "out of memory$"
+    if device == "cuda":
+        error, text = torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate "
+    with pytest.raises(error, match=f"^{function.__name__}: {text}"):
+        function(scores(), (2**24, 2**24))

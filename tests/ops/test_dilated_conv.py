@@ -237,11 +237,11 @@ def sizes(low, high):
 def test_any_geometry(
     batch, groups, channels, size, kernel, rate, stride, padding, channels_last, activation, seed
 ):
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randn(batch, channels[0] * groups, *size, generator=generator)
+    torch.manual_seed(seed)
+    image = torch.randn(batch, channels[0] * groups, *size)
     if channels_last:
         image = image.to(memory_format=CHANNELS_LAST)
-    weight = torch.randn(channels[1] * groups, channels[0], *kernel, generator=generator)
+    weight = torch.randn(channels[1] * groups, channels[0], *kernel)
     around = padding if isinstance(padding, tuple) else (0, 0, 0, 0)
     for extent, taps, spacing, zeros in zip(
         size, kernel, rate, (sum(around[:2]), sum(around[2:])), strict=True
@@ -1065,13 +1065,13 @@ REJECTED = {
 
 @pytest.mark.parametrize("case", REJECTED)
 @pytest.mark.parametrize("algorithm", [None, "direct", "torch"])
-def test_rejects(case, algorithm):
+def test_rejects(case, algorithm, moved):
     change, error, message = REJECTED[case]
     named = change.get("algorithm")
     if on_gpu() and named not in (None, "torch"):  # none of a GPU's
         names = ", ".join(map(repr, GPU_ALGORITHMS))
         message = f"algorithm must be one of {names}, got {named!r}"
-    arguments = {"input": IMAGE, "weight": WEIGHT, "algorithm": algorithm, **change}
+    arguments = moved({"input": IMAGE, "weight": WEIGHT, "algorithm": algorithm, **change})
     with pytest.raises(error, match=f"^{re.escape(f'dilated_conv2d: {message}')}$"):
         dilated_conv2d(arguments.pop("input"), arguments.pop("weight"), **arguments)
 

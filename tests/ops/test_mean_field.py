@@ -75,12 +75,12 @@ def photograph(seed, height=32, width=48):
     files = sorted(photographs())
     for _ in range(1000):
         file, annotation = files[torch.randint(len(files), ())]
-        labels = torch.from_numpy(np.array(Image.open(annotation))).long() % 5
+        labels = torch.tensor(np.array(Image.open(annotation))).long() % 5
         top, left = (torch.randint(size, ()) for size in (360 - height, 480 - width))
         window = slice(top, top + height), slice(left, left + width)
         shares = torch.bincount(labels[window].flatten()) / (height * width)
         if (shares > 0.1).sum() >= 3:
-            image = torch.from_numpy(np.array(Image.open(file)))
+            image = torch.tensor(np.array(Image.open(file)))
             return image[window].permute(2, 0, 1).double(), rough_scores(labels[window])
     raise AssertionError("no crop found")
 
@@ -98,8 +98,8 @@ def invention(seed, height=32, width=48):
 
 
 @functools.cache
-def reference_case(labels, self_message):
-    """A problem, and what the reference makes of it with every normalisation."""
+def reference_case(labels, self_message, device):
+    """A problem on the device, and what the reference makes of it with every normalisation."""
     unary, features, transforms = problem(labels)
     cases = []
     for kind in NORMALIZATIONS:
@@ -154,13 +154,11 @@ def test_two_labels_on_a_grid_of_pixels(kind, grid):
 @pytest.mark.parametrize("labels", [1, 2, 3, 4, 5, 8, 21, 40])
 @pytest.mark.parametrize("self_message", [True, False], ids=["self", "no-self"])
 def test_matches_reference(labels, self_message, device, instruction_set):
-    unary, features, cases = reference_case(labels, self_message)
-    features = [f.to(device) for f in features]
+    unary, features, cases = reference_case(labels, self_message, device)
     for transforms, options, expected in cases:
-        transforms = [t.to(device) for t in transforms]
-        probs = mean_field(unary.to(device), features, transforms, **options)
+        probs = mean_field(unary, features, transforms, **options)
         assert probs.is_contiguous()
-        torch.testing.assert_close(probs.cpu(), expected, **TOLERANCE)
+        torch.testing.assert_close(probs, expected, **TOLERANCE)
 
 
 SCENES = [pytest.param(3, (9, 12), 2, id="small")]  # labels, size, batch
@@ -420,8 +418,8 @@ def golden():
     if not path.is_file():
         pytest.skip("no ../shared/golden/pydensecrf_24x32.npz")
     arrays = np.load(path)
-    image = torch.from_numpy(arrays["img"]).permute(2, 0, 1).double()
-    unary = torch.from_numpy(arrays["U"]).reshape(1, 4, 24, 32)
+    image = torch.tensor(arrays["img"]).permute(2, 0, 1).double()
+    unary = torch.tensor(arrays["U"]).reshape(1, 4, 24, 32)
     return arrays, unary, kernels_of(image, 3, 20, 13)
 
 
@@ -438,7 +436,7 @@ def test_equals_pydensecrf(name, kind, instruction_set):
         [torch.tensor(3.0), torch.tensor(4.0)],
         normalization=kind,
     )
-    difference = np.abs(probs.reshape(4, -1).numpy() - arrays[f"lib_{name}"])
+    difference = np.abs(probs.reshape(4, -1).cpu().numpy() - arrays[f"lib_{name}"])
     assert difference.mean() < 1e-6
 
 
@@ -615,7 +613,7 @@ IMAGES = {"photographs": photograph, "inventions": invention}
 
 
 @functools.cache
-def exact_width_gradients(images, seed, sigmas, weights, kind):
+def exact_width_gradients(images, seed, sigmas, weights, kind, device):
     case = IMAGES[images](seed)
     return width_gradients(mean_field_exact, *case, sigmas, weights, normalization=kind)
 
@@ -637,7 +635,7 @@ MEASURED_WIDTHS = {
         for key in MEASURED_WIDTHS
     ],
 )
-def test_gradient_of_a_width(images, features_gradient):
+def test_gradient_of_a_width(images, features_gradient, device):
     pairs = []
     for seed in range(3):
         case = IMAGES[images](seed)
@@ -645,7 +643,8 @@ def test_gradient_of_a_width(images, features_gradient):
             for kind in ("symmetric", "after"):
                 options = {"normalization": kind, "features_gradient": features_gradient}
                 lattice = width_gradients(mean_field, *case, *setting, **options)
-                pairs.append((lattice, exact_width_gradients(images, seed, *setting, kind)))
+                exact = exact_width_gradients(images, seed, *setting, kind, device)
+                pairs.append((lattice, exact))
     lattice, exact = (torch.stack(side) for side in zip(*pairs, strict=True))
     error = (lattice - exact).norm(dim=0) / exact.norm(dim=0)
     measured = torch.tensor(MEASURED_WIDTHS[images, features_gradient])
@@ -847,7 +846,7 @@ REJECTED = {
     "features-device": (
         second(torch.ones(1, 2, 4, 5, device="meta")),
         ValueError,
-        "features[1] must be on the device of unary, cpu, got meta",
+        "features[1] must be on the device of unary, {device}, got meta",
     ),
     "features-spatial": (
         second(torch.ones(1, 2, 5, 4)),
@@ -964,10 +963,12 @@ REJECTED = {
 
 @pytest.mark.parametrize("composed", [False, True], ids=["fused", "composed"])
 @pytest.mark.parametrize(("change", "error", "message"), REJECTED.values(), ids=REJECTED.keys())
-def test_rejects(change, error, message, composed):
+def test_rejects(change, error, message, composed, moved):
     """Both forms in the same words."""
+    message = message.replace("{device}", str(torch.get_default_device()))
+    arguments = moved({**GOOD, **change})
     with pytest.raises(error, match=f"^{re.escape('mean_field: ' + message)}$"):
-        mean_field(**{**GOOD, **change}, composed=composed)
+        mean_field(**arguments, composed=composed)
 
 
 @pytest.mark.parametrize("labels", [1, 2, 3, 21])
@@ -983,13 +984,13 @@ def test_rejects_a_bad_unary_for_any_number_of_labels(labels, value, instruction
 @pytest.mark.parametrize(
     ("dims", "found"), [(0, "0"), (17, "17")], ids=["no-feature", "17-features"]
 )
-def test_rejects_feature_dimensions(dims, found):
+def test_rejects_feature_dimensions(dims, found, moved):
     message = f"mean_field: features[1] must have 1 to 16 feature dimensions, got {found}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        mean_field(**{**GOOD, **second(torch.ones(1, dims, 4, 5))})
+        mean_field(**moved({**GOOD, **second(torch.ones(1, dims, 4, 5))}))
 
 
-def test_rejects_features_beyond_the_keys():
+def test_rejects_features_beyond_the_keys(moved):
     features = with_value(torch.ones(1, 2, 4, 5), (0, 1, 2, 2), 1e10)
     message = (
         r"^mean_field: features\[1\] must stay within int32 lattice coordinates \(about 2e9 / "
@@ -997,16 +998,17 @@ def test_rejects_features_beyond_the_keys():
         r"deviation \(sigma\) makes them smaller$"
     )
     with pytest.raises(ValueError, match=message):
-        mean_field(**{**GOOD, **second(features)})
+        mean_field(**moved({**GOOD, **second(features)}))
 
 
-def test_rejects_unknown_gradients():
+def test_rejects_unknown_gradients(moved):
+    good = moved(GOOD)
     message = "mean_field: features_gradient must be one of simplex, gaussian, got 'exact'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        mean_field(**GOOD, features_gradient="exact")
+        mean_field(**good, features_gradient="exact")
     message = "mean_field: features_gradient must be 'simplex' where composed is true, got "
     with pytest.raises(ValueError, match=f"^{re.escape(message)}'gaussian'$"):
-        mean_field(**GOOD, features_gradient="gaussian", composed=True)
+        mean_field(**good, features_gradient="gaussian", composed=True)
 
 
 def test_checks_sizes_without_allocating():

@@ -1,5 +1,6 @@
 """What is measured, and how: on the CPU, whose operators have the same interface."""
 
+import contextlib
 from typing import NamedTuple
 
 import pytest
@@ -79,13 +80,15 @@ class Faulty(NamedTuple):
     def run(self, input, weights, biases, algorithm):
         if algorithm == "too large":
             raise torch.OutOfMemoryError("none left")
+        if algorithm == "too large for the CPU":
+            raise MemoryError("none left")
         if algorithm == "other shape":
             return input[:, :2]
         return input + float(algorithm)
 
 
 def test_wrong_results_are_not_timed():
-    names = ["0", "1e-6", "0.5", "nan", "other shape", "too large"]
+    names = ["0", "1e-6", "0.5", "nan", "other shape", "too large", "too large for the CPU"]
     watch = Ticking(0.002, 0.001)
     found = measure.measure(job(Faulty()), names, watch, rounds=4)
     assert found.times == pytest.approx({"0": 2.0, "1e-6": 1.0})
@@ -252,3 +255,57 @@ def test_nothing_measured_is_not_written(tmp_path):
 def test_cpu_stopwatch_times_the_call():
     taken = stopwatch.CpuStopwatch().seconds(lambda: torch.ones(10).sum())
     assert 0 < taken < 10
+
+
+class Paused(stopwatch.CudaStopwatch):
+    """A GPU that works for 0.2 ms, on calls that the host queues in what they return."""
+
+    def __init__(self):
+        self.pauses = []
+
+    def after_pause(self, call, pause):
+        self.pauses.append(pause)
+        queueing = call()
+        return 2e-4 + max(0.0, queueing - pause), queueing
+
+
+@pytest.mark.parametrize(
+    ("queueing", "pauses"), [(9e-4, [1e-3]), (5e-3, [1e-3, 1e-2]), (1.0, [1e-3, 0.25])]
+)
+def test_pause_is_longer_than_the_queueing(queueing, pauses):
+    watch = Paused()
+    taken = watch.seconds(lambda: queueing)
+    assert watch.pauses == pytest.approx(pauses)
+    assert (taken == pytest.approx(2e-4)) == (queueing < 0.25)
+
+
+def test_gpu_pauses_before_what_is_timed(monkeypatch):
+    """The order in which the stream is given what it does, with events that count."""
+    given = []
+
+    class Event:
+        def __init__(self, device, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = given.count("event")
+            given.append("event")
+
+        def synchronize(self):
+            given.append("wait")
+
+        def elapsed_time(self, other):
+            return 1e3 * (other.at - self.at)
+
+    class Flush:
+        def zero_(self):
+            given.append("flush")
+
+    monkeypatch.setattr(torch, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: given.append(f"pause {cycles}"))
+    watch = stopwatch.CudaStopwatch.__new__(stopwatch.CudaStopwatch)
+    watch.device, watch.flush = torch.device("cuda"), Flush()
+    taken, queueing = watch.after_pause(lambda: given.append("call"), 2e-3)
+    assert given == ["pause 6000000", "flush", "event", "call", "event", "wait"]
+    assert taken == 1.0 and 0 < queueing < 1
