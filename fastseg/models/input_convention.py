@@ -57,7 +57,7 @@ class InputConvention:
         resample: ``"bilinear"`` or ``"bicubic"``.
         pad_to: each side is at least this long after padding.
         multiple: each side, less ``offset``, is a multiple of this after padding.
-        offset: see ``multiple``; DeepLab's sides are 8 k + 1.
+        offset: see ``multiple``; DeepLab's sides are 8 k + 1, with poolings of 2x2 8 k + 2.
         padding: ``"zeros"`` after normalisation, or ``"mirror"``.
 
     Raises:
@@ -229,7 +229,10 @@ def bgr(mean: tuple[float, float, float], **sizes: Any) -> InputConvention:
 IMAGENET = InputConvention()
 """torchvision's: RGB in 0-1, less the mean of ImageNet, over its deviation."""
 FCN = bgr((104.00698793, 116.66876762, 122.67891434))
-DEEPLAB = bgr((104.008, 116.669, 122.675), pad_to=513)
+DEEPLAB = bgr((104.008, 116.669, 122.675), pad_to=513, multiple=8, offset=1)
+"""At 8 k + 1 pixels the corner samples of the scores lie on those of the image."""
+DEEPLAB_EVEN_POOLS = dataclasses.replace(DEEPLAB, pad_to=514, offset=2)
+"""With poolings of 2x2 they lie half a pixel further in, at 8 k + 2 pixels."""
 VGG = bgr((103.939, 116.779, 123.68))
 """That of VGG-16 as first released, for Caffe."""
 UNIT_RGB = InputConvention("rgb", 1.0, (0.0,) * 3, (1.0,) * 3)
