@@ -122,7 +122,9 @@ class InputConvention:
         side = max(side, self.pad_to or 0, self.fit or 0)
         return side + (self.offset - side) % self.multiple
 
-    def normalise(self, image: Any, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    def normalise(
+        self, image: Any, *, dtype: torch.dtype = torch.float32, above_one: bool | None = None
+    ) -> Tensor:
         """The tensor that the network takes, of an image that already has its size.
 
         Args:
@@ -130,6 +132,8 @@ class InputConvention:
                 array or tensor, any integer or floating dtype, values 0-255. Grey is repeated for
                 a network of three channels; colour is weighted (BT.601) for one of grey images.
             dtype: of the result.
+            above_one: for ``divide_if_above_one``: whether a value of the image that this is a part
+                of exceeds 1; None if it is no part.
 
         Returns:
             ``(C, H, W)``, contiguous, on the device of ``image``.
@@ -139,7 +143,9 @@ class InputConvention:
             TypeError: no array or tensor of real numbers.
         """
         pixels = self._pixels(image)
-        if not self.divide_if_above_one or bool((pixels > 1).any()):
+        if self.divide_if_above_one and above_one is None:
+            above_one = bool((pixels > 1).any())
+        if not self.divide_if_above_one or above_one:
             pixels = pixels * (self.max_value / 255)
         pixels = self._ordered(pixels)
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
