@@ -93,7 +93,7 @@ def check_image(network: str, input: Tensor) -> None:
 def freeze_norms(module: nn.Module) -> None:
     """Batch norms that keep their statistics and are not trained (Caffe's use_global_stats)."""
     for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):  # SyncBatchNorm too
             norm.eval().requires_grad_(False)
 
 

@@ -249,6 +249,13 @@ def test_frozen_norms_stay_frozen():
     assert all(m.training for m in free.modules() if isinstance(m, nn.BatchNorm2d))
 
 
+def test_synchronised_norms_stay_frozen():
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(thin(DeepLabV2ResNet, K, depth=18)).train()
+    norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert norms and not any(norm.training for norm in norms)
+    assert not any(parameter.requires_grad for norm in norms for parameter in norm.parameters())
+
+
 def test_one_image_in_training_uses_the_running_statistics_of_image_pooling():
     """One value a channel has no variance: batch norm would refuse it."""
     model = thin(DeepLabV3, K, backbone="resnet18").train()
