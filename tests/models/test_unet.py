@@ -171,6 +171,21 @@ def test_weight_map_equals_its_formula():
     assert found.max() == between
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64],
+    ids=str,
+)
+@pytest.mark.parametrize("separate", [False, True])
+def test_every_integer_numbers_the_cells(dtype, separate):
+    """Instance maps are often PNGs of 16 bits, whose pixels torch sorts only if they are few."""
+    numbers = np.tile(cells(), (5, 4))
+    numbers[numbers == 900] = 90
+    expected = border_weight_map(torch.from_numpy(numbers).long(), separate=separate)
+    found = border_weight_map(torch.from_numpy(numbers).to(dtype), separate=separate)
+    assert torch.equal(found, expected)
+
+
 def test_classes_are_balanced():
     instances = torch.from_numpy(cells())
     weights = border_weight_map(instances, w0=0.0)
