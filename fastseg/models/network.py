@@ -2,11 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fastseg._arguments import check_tensor, dtype_name
 from fastseg.models.input_convention import IMAGENET, InputConvention
+from fastseg.models.single_value import SINGLE_VALUE, explained
 from fastseg.nn import ConvNormReLU
 from fastseg.nn.recipe import Recorded
 from fastseg.ops import bilinear_upsample
@@ -57,6 +59,15 @@ class Network(Recorded):
                 f"got {height} x {width}; enlarge the image or pad it"
             )
 
+    def __call__(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(input, *args, **kwargs)
+        except ValueError as error:
+            origin = str(error.__cause__ or error)  # a network within this one has explained it
+            if SINGLE_VALUE not in origin or input.is_meta or torch.compiler.is_compiling():
+                raise
+            raise explained(self, input, self.min_size) from error
+
     def scores(self, input: Tensor) -> Tensor:
         """The map ``(B, K, h, w)`` before the last upsampling."""
         raise NotImplementedError
@@ -67,8 +78,8 @@ class Network(Recorded):
         An empty batch gives empty logits. NaN in image or weights gives NaN.
 
         Raises:
-            ValueError: another rank or number of channels, or a side shorter than
-                :attr:`min_size`.
+            ValueError: another rank or number of channels, a side shorter than :attr:`min_size`, or
+                a single image in training mode so small that batch norm has one value a channel.
             TypeError: no tensor, or one of another dtype than the weights.
         """
         return self.upsample(self.scores(input), input)

@@ -1,6 +1,7 @@
 """Training, evaluation, compilation and export of every system, with few channels."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -272,6 +273,38 @@ def test_one_image_in_training_uses_the_running_statistics_of_image_pooling():
     torch.testing.assert_close(pooled, pooling.eval()(features))
     pooling.train()(torch.randn(2, 64, 5, 7))
     assert not torch.equal(norm.running_mean, before)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet_padded",
+        "deeplabv3_resnet101",
+        "deeplabv3plus_resnet101_msc",
+        "deeplabv3_xception_vainf",
+    ],
+)
+def test_one_image_too_small_for_batch_norm(name, monkeypatch):
+    """The error gives the least side that trains, and two images train below it."""
+    monkeypatch.setitem(DEPTHS, 101, (1, 1, 1, 1))
+    model = thin(build, name, K).train()
+    kind, least = type(model).__name__, model.min_size
+
+    def run(side, batch=1):
+        return model(torch.randn(batch, 3, side, side))
+
+    message = (
+        rf"^{kind}: input must have sides of at least (\d+) pixels to train on one image, .* "
+        rf"got {least} x {least}; enlarge the image or train on two at once$"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        run(least)
+    enough = int(re.match(message, str(caught.value))[1])
+    run(enough)
+    with pytest.raises(ValueError, match=f"at least {enough} pixels to train"):
+        run(enough - 1)
+    run(least, batch=2)
+    model.eval()(torch.randn(1, 3, least, least))
 
 
 def test_learning_lowers_the_loss():
