@@ -42,6 +42,13 @@ def test_tiles_equal_the_whole_image(size):
 
 
 @torch.no_grad()
+def test_a_network_that_pads_is_one_tile():
+    model = small(padding="same")
+    image = torch.randn(1, 1, 40, 70, dtype=torch.float64)
+    assert torch.equal(overlap_tile(model, image), model(image))
+
+
+@torch.no_grad()
 def test_tiles_of_the_paper():
     """Tiles of 572 begin every 384 pixels: 512 takes 2 an axis, 696 2, 1024 3 and 2048 6."""
     model = UNet(2, width=2)
@@ -124,6 +131,11 @@ def test_dropout_is_on_the_two_deepest_levels():
         (
             lambda: overlap_tile(UNet(width=1), torch.zeros(1, 1, 0, 9)),
             "^overlap_tile: image must hold a pixel, got 0 x 9",
+        ),
+        (
+            lambda: overlap_tile(UNet(width=1, padding="same"), torch.zeros(1, 1, 9, 70), tile=64),
+            "^overlap_tile: network must have padding='valid' for sides longer than a tile of 64 "
+            "pixels, got padding='same' and 70; Segmenter runs it in sliding windows",
         ),
     ],
 )
