@@ -72,8 +72,14 @@ class Network(Recorded):
         """The map ``(B, K, h, w)`` before the last upsampling."""
         raise NotImplementedError
 
+    def heads(self, input: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """:meth:`scores`, and those of the auxiliary heads, which run in training mode only."""
+        return self.scores(input), ()
+
     def forward(self, input: Tensor) -> Any:
         """Logits ``(B, K, H, W)`` of an image ``(B, C, H, W)`` in the network's convention.
+
+        In training mode with auxiliary heads, :class:`TrainingOutput` with theirs at that size too.
 
         An empty batch gives empty logits. NaN in image or weights gives NaN.
 
@@ -82,7 +88,11 @@ class Network(Recorded):
                 a single image in training mode so small that batch norm has one value a channel.
             TypeError: no tensor, or one of another dtype than the weights.
         """
-        return self.upsample(self.scores(input), input)
+        scores, aux = self.heads(input)
+        logits = self.upsample(scores, input)
+        return (
+            TrainingOutput(logits, tuple(self.upsample(a, input) for a in aux)) if aux else logits
+        )
 
     def upsample(self, scores: Tensor, input: Tensor) -> Tensor:
         """Bilinear interpolation of ``scores`` to the size of ``input``."""
