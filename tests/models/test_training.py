@@ -194,6 +194,21 @@ def test_autocast(system):
         assert parameter.grad is None or torch.isfinite(parameter.grad).all()
 
 
+HALVES = ["fcn8s", "fcn_alexnet", "unet_padded", "deeplabv2_vgg16_aspp_l", "deeplabv3_resnet101"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("system", [SYSTEMS[name] for name in HALVES], ids=HALVES, indirect=True)
+def test_parameters_of_half_precision(system, dtype):
+    model, image = system
+    x = image()
+    with torch.no_grad():
+        exact, rounded = model.eval()(x), model.to(dtype)(x.to(dtype))
+    assert rounded.dtype == dtype
+    # Every layer rounds, by up to half of eps.
+    assert (rounded - exact).abs().max() <= 4 * torch.finfo(dtype).eps * exact.abs().max()
+
+
 @one_of_each_kind
 def test_two_runs_give_the_same_bits(system):
     """Forward and backward, under torch's demand for deterministic algorithms."""
