@@ -76,6 +76,8 @@ def array_of(image: Tensor) -> NDArray[Any]:
             "Segmenter: image must be a dense tensor (H, W) or (C, H, W) of real numbers, "
             f"got {dtype_name(image)} {tuple(image.shape)}"
         )
+    if image.is_meta:
+        raise ValueError("Segmenter: image must have values, got a tensor on the meta device")
     if image.dim() == 3 and image.shape[0] not in (1, 3, 4):
         raise ValueError(
             "Segmenter: image must be a tensor (C, H, W) with 1, 3 or 4 channels, "

@@ -66,7 +66,7 @@ class Segmenter:
     Args:
         model: one of :mod:`fastseg.models` or any module that returns logits ``(B, K, H, W)``, or a
             dict with them as ``"out"``. It is put into evaluation mode, on ``device``, and
-            compiled, in place.
+            compiled, in place; one in ``DataParallel`` or ``torch.compile`` is unwrapped.
         crf: runs on the probabilities of the whole image at its own size, with the pixels as they
             were read; a :class:`DenseCRF`, the name of a preset, or None.
         device: None for that of the model.
@@ -108,8 +108,8 @@ class Segmenter:
         input_convention: InputConvention | None = None,
     ) -> None:
         self.model = checked_model(model)
-        self.convention = checked_convention(model, input_convention)
-        self.crf = checked_crf(model, crf)
+        self.convention = checked_convention(self.model, input_convention)
+        self.crf = checked_crf(self.model, crf)
         self.scales = SCALES_RULE("Segmenter: scales", scales)
         self.flip = flag("Segmenter: flip", flip)
         self.tile, self.overlap, self.blend, self.margin = checked_tiles(
