@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import torch
 from torch import Tensor, nn
 
 from fastseg.nn import DilatedConv2d
@@ -52,7 +53,7 @@ class AlexNet(Recorded):
         self.conv4 = DilatedConv2d(widths[2], widths[3], groups=groups, activation="relu")
         self.conv5 = DilatedConv2d(widths[3], widths[4], groups=groups, activation="relu")
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=caffe)
-        self.norm = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75) if caffe else nn.Identity()
+        self.norm = LocalResponseNorm(5, alpha=1e-4, beta=0.75) if caffe else nn.Identity()
 
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:
         """The maps after the three pools of an image ``(B, in_channels, H, W)``."""
@@ -60,3 +61,11 @@ class AlexNet(Recorded):
         pool2 = self.norm(self.pool(self.conv2(pool1)))
         pool5 = self.pool(self.conv5(self.conv4(self.conv3(pool2))))
         return pool1, pool2, pool5
+
+
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """torch's, which sums no squares in half precision, in float32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+        return super().forward(wide).to(input.dtype)

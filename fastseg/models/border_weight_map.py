@@ -53,6 +53,7 @@ def border_weight_map(
         raise TypeError(
             f"border_weight_map: instances must have an integer dtype, got {instances.dtype}"
         )
+    instances = instances.long()  # torch computes little on wider unsigned integers
     w0 = Number("be a finite number of at least 0")("border_weight_map: w0", w0)
     sigma = Number("be positive", math.ulp(0))("border_weight_map: sigma", sigma)
     if class_weights is not None:
@@ -106,15 +107,14 @@ def class_map(objects: Tensor, class_weights: tuple[float, float] | None) -> Ten
 
 def separated(instances: Tensor) -> Tensor:
     """``instances`` without the pixels whose eight neighbours hold another object."""
-    labels = instances.long()
-    around = functional.pad(labels, (1, 1, 1, 1))
-    height, width = labels.shape
-    touching = torch.zeros_like(labels, dtype=torch.bool)
+    around = functional.pad(instances, (1, 1, 1, 1))
+    height, width = instances.shape
+    touching = torch.zeros_like(instances, dtype=torch.bool)
     for row in range(3):
         for column in range(3):
             other = around[row : row + height, column : column + width]
-            touching |= (other != 0) & (other != labels)
-    return labels.masked_fill(touching, 0)
+            touching |= (other != 0) & (other != instances)
+    return instances.masked_fill(touching, 0)
 
 
 def distance_to(mask: Tensor) -> Tensor:

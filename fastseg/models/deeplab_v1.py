@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastseg.backbones.vgg import VGG16
-from fastseg.models.input_convention import DEEPLAB
+from fastseg.models.input_convention import DEEPLAB, DEEPLAB_EVEN_POOLS
 from fastseg.models.network import Network, gaussian_
 from fastseg.nn import DilatedConv2d
 from fastseg.nn.checked import Count, OneOf, checked
@@ -84,6 +84,8 @@ class DeepLabV1(Network):
         super().__init__()
         row = VARIANTS[variant]
         self.num_classes, self.align_corners = num_classes, align_corners
+        if row.pool_kernel == 2:
+            self.input_convention = DEEPLAB_EVEN_POOLS
         self.backbone = dilated_vgg16(row.pool_kernel, in_channels)
         self.pool5a = nn.AvgPool2d(3, 1, 1) if row.average_pool else nn.Identity()
         self.fc6 = DilatedConv2d(

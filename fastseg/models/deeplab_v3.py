@@ -1,13 +1,12 @@
 """DeepLab v3 (Chen et al., "Rethinking Atrous Convolution", 2017)."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from torch import Tensor
 
 from fastseg.backbones.build import BACKBONES, build_backbone
 from fastseg.backbones.resnet import ConventionName
 from fastseg.models.fcn_resnet import FCNHead
-from fastseg.models.network import TrainingOutput
 from fastseg.models.pyramid_pooling import Norm, TwoStrides
 from fastseg.nn import DilatedConv2d
 from fastseg.nn.checked import Count, Counts, Epsilon, OneOf, Share, Stride, checked
@@ -89,11 +88,10 @@ class DeepLabV3(TwoStrides):
         scores: Tensor = self.score(self.encode(self.backbone(input)[-1]))
         return scores
 
-    def forward(self, input: Tensor) -> Any:
-        """Logits, or :class:`TrainingOutput` in training mode with an auxiliary head."""
-        self.check_size(input)
-        *_, layer3, layer4 = self.backbone(input)
-        logits = self.upsample(self.score(self.encode(layer4)), input)
+    def heads(self, input: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """:meth:`scores`, and in training mode those of ``layer3``'s head, if there is one."""
         if self.aux_head is None or not self.training:
-            return logits
-        return TrainingOutput(logits, (self.upsample(self.aux_head(layer3), input),))
+            return self.scores(input), ()
+        self.check_size(input)
+        layer3, layer4 = self.backbone(input)[2:]
+        return self.score(self.encode(layer4)), (self.aux_head(layer3),)

@@ -1,11 +1,9 @@
 """FCN on a dilated ResNet, as torchvision has it."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from fastseg.backbones.resnet import ConventionName, Depth, ResNet
-from fastseg.models.network import Network, TrainingOutput
+from fastseg.models.network import Network
 from fastseg.nn import ConvNormReLU, DilatedConv2d
 from fastseg.nn.checked import Count, Stride, checked
 
@@ -63,11 +61,10 @@ class FCNResNet(Network):
         scores: Tensor = self.head(self.backbone(input)[3])
         return scores
 
-    def forward(self, input: Tensor) -> Any:
-        """Logits, or :class:`TrainingOutput` in training mode with an auxiliary head."""
-        self.check_size(input)
-        *_, layer3, layer4 = self.backbone(input)
-        logits = self.upsample(self.head(layer4), input)
+    def heads(self, input: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """:meth:`scores`, and in training mode those of ``layer3``'s head, if there is one."""
         if self.aux_head is None or not self.training:
-            return logits
-        return TrainingOutput(logits, (self.upsample(self.aux_head(layer3), input),))
+            return self.scores(input), ()
+        self.check_size(input)
+        layer3, layer4 = self.backbone(input)[2:]
+        return self.head(layer4), (self.aux_head(layer3),)

@@ -11,6 +11,8 @@ from fastseg.models.multi_scale import MultiScale
 
 FIT_500 = replace(VGG, fit=500)
 SHORT_SIDE_520 = replace(IMAGENET, short_side=520)
+CROP_513 = replace(IMAGENET, multiple=16, offset=1)
+"""Sides like those of the crops that it was trained and evaluated on."""
 PADDED = {"in_channels": 3, "padding": "same", "norm": True, "dropout": 0.0}
 TORCHVISION: dict[str, Any] = {
     "convention": "torchvision",

@@ -57,7 +57,7 @@ class InputConvention:
         resample: ``"bilinear"`` or ``"bicubic"``.
         pad_to: each side is at least this long after padding.
         multiple: each side, less ``offset``, is a multiple of this after padding.
-        offset: see ``multiple``; DeepLab's sides are 8 k + 1.
+        offset: see ``multiple``; DeepLab's sides are 8 k + 1, with poolings of 2x2 8 k + 2.
         padding: ``"zeros"`` after normalisation, or ``"mirror"``.
 
     Raises:
@@ -122,7 +122,9 @@ class InputConvention:
         side = max(side, self.pad_to or 0, self.fit or 0)
         return side + (self.offset - side) % self.multiple
 
-    def normalise(self, image: Any, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    def normalise(
+        self, image: Any, *, dtype: torch.dtype = torch.float32, above_one: bool | None = None
+    ) -> Tensor:
         """The tensor that the network takes, of an image that already has its size.
 
         Args:
@@ -130,6 +132,8 @@ class InputConvention:
                 array or tensor, any integer or floating dtype, values 0-255. Grey is repeated for
                 a network of three channels; colour is weighted (BT.601) for one of grey images.
             dtype: of the result.
+            above_one: for ``divide_if_above_one``: whether a value of the image that this is a part
+                of exceeds 1; None if it is no part.
 
         Returns:
             ``(C, H, W)``, contiguous, on the device of ``image``.
@@ -139,7 +143,9 @@ class InputConvention:
             TypeError: no array or tensor of real numbers.
         """
         pixels = self._pixels(image)
-        if not self.divide_if_above_one or bool((pixels > 1).any()):
+        if self.divide_if_above_one and above_one is None:
+            above_one = bool((pixels > 1).any())
+        if not self.divide_if_above_one or above_one:
             pixels = pixels * (self.max_value / 255)
         pixels = self._ordered(pixels)
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
@@ -229,7 +235,10 @@ def bgr(mean: tuple[float, float, float], **sizes: Any) -> InputConvention:
 IMAGENET = InputConvention()
 """torchvision's: RGB in 0-1, less the mean of ImageNet, over its deviation."""
 FCN = bgr((104.00698793, 116.66876762, 122.67891434))
-DEEPLAB = bgr((104.008, 116.669, 122.675), pad_to=513)
+DEEPLAB = bgr((104.008, 116.669, 122.675), pad_to=513, multiple=8, offset=1)
+"""At 8 k + 1 pixels the corner samples of the scores lie on those of the image."""
+DEEPLAB_EVEN_POOLS = dataclasses.replace(DEEPLAB, pad_to=514, offset=2)
+"""With poolings of 2x2 they lie half a pixel further in, at 8 k + 2 pixels."""
 VGG = bgr((103.939, 116.779, 123.68))
 """That of VGG-16 as first released, for Caffe."""
 UNIT_RGB = InputConvention("rgb", 1.0, (0.0,) * 3, (1.0,) * 3)

@@ -16,7 +16,8 @@ class MultiScale(Network):
     """Scores of the image and of smaller copies, resized to the image's and fused by their maximum.
 
     In training mode the model returns :class:`TrainingOutput`; its ``aux`` holds the score maps of
-    the paper's losses: that of the image, those of the copies in their own sizes, and the fused.
+    the paper's losses: that of the image, those of the copies in their own sizes, and the fused;
+    then those of the network's auxiliary heads, of the image and of the copies.
 
     Args:
         network: shared by all sizes. Its ``align_corners`` holds for every resizing: true gives
@@ -51,26 +52,33 @@ class MultiScale(Network):
 
     def scores(self, input: Tensor) -> Tensor:
         """``(B, K, h, w)``: the maximum over all sizes."""
-        return self._maps(input)[-1]
+        return self._maps(input)[0][-1]
 
     def upsample(self, scores: Tensor, input: Tensor) -> Tensor:
         return scores if self.fuse_logits else self.network.upsample(scores, input)
 
     def forward(self, input: Tensor) -> Any:
         """Logits, or :class:`TrainingOutput` in training mode."""
-        maps = self._maps(input)
+        maps, aux = self._maps(input)
         logits = self.upsample(maps[-1], input)
-        return TrainingOutput(logits, tuple(maps)) if self.training else logits
+        return TrainingOutput(logits, (*maps, *aux)) if self.training else logits
 
-    def _maps(self, input: Tensor) -> list[Tensor]:
+    def _maps(self, input: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps of the image and its copies, and the fused; those of auxiliary heads."""
         self.check_size(input)
-        run = self.network if self.fuse_logits else self.network.scores
-        maps = [run(input), *(run(self._shrunk(input, scale)) for scale in self.scales)]
-        fused = maps[0]
-        for map in maps[1:]:
-            resized = bilinear_upsample(map, tuple(fused.shape[2:]), self.align_corners)
+        copies = [input, *(self._shrunk(input, scale) for scale in self.scales)]
+        maps, heads = zip(*map(self._heads, copies), strict=True)
+        fused: Tensor = maps[0]
+        for scores in maps[1:]:
+            resized = bilinear_upsample(scores, tuple(fused.shape[2:]), self.align_corners)
             fused = torch.maximum(fused, resized)
-        return [*maps, fused]
+        return [*maps, fused], [scores for aux in heads for scores in aux]
+
+    def _heads(self, input: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if not self.fuse_logits:
+            return self.network.heads(input)
+        output = self.network(input)
+        return output if isinstance(output, TrainingOutput) else (output, ())
 
     def _shrunk(self, input: Tensor, scale: float) -> Tensor:
         if self.align_corners:

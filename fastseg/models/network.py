@@ -2,11 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fastseg._arguments import check_tensor, dtype_name
 from fastseg.models.input_convention import IMAGENET, InputConvention
+from fastseg.models.single_value import SINGLE_VALUE, explained
 from fastseg.nn import ConvNormReLU
 from fastseg.nn.recipe import Recorded
 from fastseg.ops import bilinear_upsample
@@ -57,21 +59,40 @@ class Network(Recorded):
                 f"got {height} x {width}; enlarge the image or pad it"
             )
 
+    def __call__(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(input, *args, **kwargs)
+        except ValueError as error:
+            origin = str(error.__cause__ or error)  # a network within this one has explained it
+            if SINGLE_VALUE not in origin or input.is_meta or torch.compiler.is_compiling():
+                raise
+            raise explained(self, input, self.min_size) from error
+
     def scores(self, input: Tensor) -> Tensor:
         """The map ``(B, K, h, w)`` before the last upsampling."""
         raise NotImplementedError
 
+    def heads(self, input: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """:meth:`scores`, and those of the auxiliary heads, which run in training mode only."""
+        return self.scores(input), ()
+
     def forward(self, input: Tensor) -> Any:
         """Logits ``(B, K, H, W)`` of an image ``(B, C, H, W)`` in the network's convention.
+
+        In training mode with auxiliary heads, :class:`TrainingOutput` with theirs at that size too.
 
         An empty batch gives empty logits. NaN in image or weights gives NaN.
 
         Raises:
-            ValueError: another rank or number of channels, or a side shorter than
-                :attr:`min_size`.
+            ValueError: another rank or number of channels, a side shorter than :attr:`min_size`, or
+                a single image in training mode so small that batch norm has one value a channel.
             TypeError: no tensor, or one of another dtype than the weights.
         """
-        return self.upsample(self.scores(input), input)
+        scores, aux = self.heads(input)
+        logits = self.upsample(scores, input)
+        return (
+            TrainingOutput(logits, tuple(self.upsample(a, input) for a in aux)) if aux else logits
+        )
 
     def upsample(self, scores: Tensor, input: Tensor) -> Tensor:
         """Bilinear interpolation of ``scores`` to the size of ``input``."""
@@ -93,7 +114,7 @@ def check_image(network: str, input: Tensor) -> None:
 def freeze_norms(module: nn.Module) -> None:
     """Batch norms that keep their statistics and are not trained (Caffe's use_global_stats)."""
     for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):  # SyncBatchNorm too
             norm.eval().requires_grad_(False)
 
 

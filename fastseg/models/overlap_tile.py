@@ -32,7 +32,9 @@ def overlap_tile(
     paper's own offset, 388 pixels for tiles of 572, it would not be.
 
     Args:
-        network: in the mode in which it is to run; gradients are as outside.
+        network: of valid convolutions, in the mode in which it is to run; gradients are as outside.
+            One that pads takes images up to a tile: a larger one's tiles would see zeros where
+            their neighbours are, and :class:`fastseg.Segmenter` runs it in sliding windows.
         image: ``(B, C, H, W)``, any H, W >= 1.
         tile: side of the tiles; of the network's valid sizes, the largest up to it is taken.
         device: where the tiles are computed; None for the image's. The result is on the image's.
@@ -41,7 +43,8 @@ def overlap_tile(
         ``(B, K, H, W)``.
 
     Raises:
-        ValueError: the tile's logits are shorter than 2^depth, or the image is empty.
+        ValueError: the tile's logits are shorter than 2^depth, the image is empty, or larger than a
+            tile for a network that pads.
     """
     Instance((UNet,))("overlap_tile: network", network)
     check_image("overlap_tile", image)
@@ -82,6 +85,11 @@ def axis(network: UNet, length: int, tile: int) -> Callable[[], Iterator[tuple[s
         raise ValueError(f"overlap_tile: tile must be at least {smallest} pixels, got {tile}")
     whole = network.valid_size(length + 2 * margin)
     size = min(whole, smallest + (tile - smallest) // step * step)
+    if network.padding == "same" and size < length:
+        raise ValueError(
+            "overlap_tile: network must have padding='valid' for sides longer than a tile of "
+            f"{size} pixels, got padding='same' and {length}; Segmenter runs it in sliding windows"
+        )
     inner = size - 2 * margin
     stride = inner // step * step
 

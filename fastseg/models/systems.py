@@ -13,6 +13,7 @@ from fastseg.models.fcn import FCN8s, FCN16s, FCN32s
 from fastseg.models.fcn_alexnet import FCNAlexNet
 from fastseg.models.fcn_resnet import FCNResNet
 from fastseg.models.implementations import (
+    CROP_513,
     FIT_500,
     JFZHANG,
     KAZUTO_V3,
@@ -275,7 +276,8 @@ def _rows() -> tuple[System, ...]:
             "jfzhang",
             4,
             JFZHANG,
-            checkpoints=("jfzhang", "fastseg"),
+            CROP_513,
+            ("jfzhang", "fastseg"),
         ),
         *(
             row(

@@ -82,11 +82,16 @@ def receptive_field(
 
 def without_values(network: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose parameters and buffers are on the meta device."""
+    return on_meta(network).eval()
+
+
+def on_meta(network: nn.Module) -> nn.Module:
+    """Likewise in the mode that ``network`` is in."""
     memo: dict[int, Any] = {}
     for tensor in (*network.parameters(), *network.buffers()):
         empty = tensor.detach().to("meta")
         memo[id(tensor)] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(network, memo).eval()
+    return copy.deepcopy(network, memo)
 
 
 def first_in_channels(network: nn.Module, axes: int) -> int:

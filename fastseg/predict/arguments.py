@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fastseg._arguments import dtype_name
+from fastseg.checkpoints.save import unwrapped
 from fastseg.crf.dense_crf import DenseCRF
 from fastseg.models.input_convention import InputConvention
 from fastseg.models.network import Network
@@ -19,8 +20,15 @@ OVERLAP = Number("lie in [0, 1)", 0, math.nextafter(1, 0))
 
 
 def checked_model(model: object) -> nn.Module:
+    """The model inside ``DataParallel`` and the like, if it has values."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"Segmenter: model must be a torch.nn.Module, got {type(model).__name__}")
+    model = unwrapped(model)
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "Segmenter: model must have values, got one on the meta device; "
+            "fastseg.load_weights(None, path) builds a file's own"
+        )
     return model
 
 

@@ -105,6 +105,13 @@ def run_model(model: nn.Module, input: Tensor, image: Tensor | None) -> Enlarged
         raise ValueError(
             f"Segmenter: model must return logits (B, K, H, W) of one class or more, got {found}"
         )
+    if tuple(output.shape[2:]) != size and not upsamples_bilinearly(model):
+        height, width = output.shape[2:]
+        raise ValueError(
+            "Segmenter: model must return logits at the size of its input, got "
+            f"{height} x {width} for {size[0]} x {size[1]}; enlarge them in its forward, as its "
+            "authors did"
+        )
     return Enlarged(widened(output), size, bool(getattr(model, "align_corners", False)))
 
 

@@ -11,6 +11,7 @@ from fastseg._bytes import show_bytes
 from fastseg.data.errors import DataError
 from fastseg.predict.blocks import blocks
 from fastseg.predict.forward import finite_scores
+from fastseg.predict.photos import above_one
 from fastseg.predict.segmenter import Segmenter
 from fastseg.predict.tiff import LabelFile, TiffImage, fingerprint, label_file_dtype
 
@@ -67,10 +68,15 @@ def segment_tiff(
         labels = LabelFile(out, (height, width), label_file_dtype(segmenter.num_classes), work)
         report = progress or (lambda done, total: None)
         report(labels.done, len(parts))
+        bright = not segmenter.convention.divide_if_above_one or any(
+            above_one(image.read(part.rows, part.columns)) for part in parts
+        )
         for part in parts[labels.done :]:
             place = f"rows {part.rows.start} to {part.rows.stop} of {path}"
             with finite_scores(place):
-                values = segmenter.labels_of_block(part, image.read, segmenter.convention.scale)
+                values = segmenter.labels_of_block(
+                    part, image.read, segmenter.convention.scale, bright
+                )
             labels.put(part.rows, part.columns, values)
             report(labels.done, len(parts))
         labels.finish()

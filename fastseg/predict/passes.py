@@ -40,13 +40,15 @@ class Passes:
         size: tuple[int, int],
         flip: bool,
         window: int | None,
+        above_one: bool,
         whole: bool,
     ) -> Enlarged:
         """One size of the image, upright or mirrored, at that size."""
         image = resize(image, size, self.convention.resample)
         if flip:
             image = image[:, ::-1]
-        input = self.convention.normalise(np.ascontiguousarray(image))[None].to(self.device)
+        input = self.convention.normalise(np.ascontiguousarray(image), above_one=above_one)
+        input = input[None].to(self.device)
         if self.planner.valid_unet is not None:
             with self._autocast():
                 logits = overlap_tile(self.planner.valid_unet, input, tile=window or PAPER_TILE)

@@ -60,6 +60,15 @@ def read_photo(image: Photo) -> NDArray[Any]:
     return rgb
 
 
+def above_one(image: NDArray[Any]) -> bool:
+    """Whether a value exceeds 1, for :meth:`InputConvention.normalise`.
+
+    Of a whole image as it was read, for a dark part of it says nothing. Images of 0-1 are bytes:
+    floats and wider integers were scaled to 0-255 when they were read.
+    """
+    return image.dtype != np.uint8 or bool(image.max() > 1)
+
+
 def array_of(image: Tensor) -> NDArray[Any]:
     """``(H, W)`` or ``(C, H, W)`` as an array with the channels last."""
     if image.layout != torch.strided or image.is_complex() or image.dim() not in (2, 3):
@@ -67,6 +76,8 @@ def array_of(image: Tensor) -> NDArray[Any]:
             "Segmenter: image must be a dense tensor (H, W) or (C, H, W) of real numbers, "
             f"got {dtype_name(image)} {tuple(image.shape)}"
         )
+    if image.is_meta:
+        raise ValueError("Segmenter: image must have values, got a tensor on the meta device")
     if image.dim() == 3 and image.shape[0] not in (1, 3, 4):
         raise ValueError(
             "Segmenter: image must be a tensor (C, H, W) with 1, 3 or 4 channels, "

@@ -163,7 +163,9 @@ class Planner:
         total: float = 3 * FLOAT * (pixels + IMAGE_COPIES * seen)
         windowed = window is not None and max(seen_height, seen_width) > window
         if window is not None and windowed:
-            tile_height, tile_width = min(seen_height, window), min(seen_width, window)
+            tile_height, tile_width = native(self.convention).padded_size(
+                min(seen_height, window), min(seen_width, window)
+            )
         else:
             tile_height, tile_width = self.convention.padded_size(seen_height, seen_width)
         if self.valid_unet is not None:

@@ -34,7 +34,7 @@ from fastseg.predict.forward import (
 )
 from fastseg.predict.memory import Weights, crf_vertices
 from fastseg.predict.passes import Passes, pixels_of
-from fastseg.predict.photos import Photo, Photos, is_batch, read_photo
+from fastseg.predict.photos import Photo, Photos, above_one, is_batch, read_photo
 from fastseg.predict.plan import Plan, Planner, Work
 
 OUTPUTS = ("labels", "probabilities", "scores", "palette")
@@ -66,7 +66,7 @@ class Segmenter:
     Args:
         model: one of :mod:`fastseg.models` or any module that returns logits ``(B, K, H, W)``, or a
             dict with them as ``"out"``. It is put into evaluation mode, on ``device``, and
-            compiled, in place.
+            compiled, in place; one in ``DataParallel`` or ``torch.compile`` is unwrapped.
         crf: runs on the probabilities of the whole image at its own size, with the pixels as they
             were read; a :class:`DenseCRF`, the name of a preset, or None.
         device: None for that of the model.
@@ -108,8 +108,8 @@ class Segmenter:
         input_convention: InputConvention | None = None,
     ) -> None:
         self.model = checked_model(model)
-        self.convention = checked_convention(model, input_convention)
-        self.crf = checked_crf(model, crf)
+        self.convention = checked_convention(self.model, input_convention)
+        self.crf = checked_crf(self.model, crf)
         self.scales = SCALES_RULE("Segmenter: scales", scales)
         self.flip = flag("Segmenter: flip", flip)
         self.tile, self.overlap, self.blend, self.margin = checked_tiles(
@@ -203,7 +203,11 @@ class Segmenter:
         )
 
     def labels_of_block(
-        self, block: Block, read: Callable[[slice, slice], NDArray[Any]], factor: float
+        self,
+        block: Block,
+        read: Callable[[slice, slice], NDArray[Any]],
+        factor: float,
+        above_one: bool,
     ) -> NDArray[Any]:
         """Labels ``(h, w)`` of one block of an image.
 
@@ -211,10 +215,11 @@ class Segmenter:
             block: of :func:`fastseg.predict.blocks.blocks`.
             read: ``read(rows, columns)`` returns those of the image, ``(h, w, 3)`` in 0-255.
             factor: from the pixels of the image to those that the network sees.
+            above_one: of the whole image, see :func:`fastseg.predict.photos.above_one`.
         """
         image = read(block.source_rows, block.source_columns)
         window = self.tile or self.planner.default_window
-        labels = self._segment(image, factor, window, whole=False).labels()[0]
+        labels = self._segment(image, factor, window, above_one, whole=False).labels()[0]
         own: NDArray[Any] = labels[block.inner_rows, block.inner_columns].cpu().numpy()
         return own
 
@@ -226,14 +231,14 @@ class Segmenter:
     def _predicted(self, image: NDArray[Any], output: str) -> Any:
         height, width = image.shape[:2]
         plan = self.plan(height, width, output=output)
+        factor, bright = self._factor(height, width), above_one(image)
         if plan.block is not None:
             labels = torch.empty(height, width, dtype=label_dtype(self.num_classes))
-            factor = self._factor(height, width)
             for block in blocks(height, width, plan.block, self.margin):
-                values = self.labels_of_block(block, lambda *part: image[part], factor)
+                values = self.labels_of_block(block, lambda *part: image[part], factor, bright)
                 labels[block.rows, block.columns] = torch.from_numpy(values)
         else:
-            segmented = self._segment(image, self._factor(height, width), plan.window)
+            segmented = self._segment(image, factor, plan.window, bright)
             if output == "probabilities":
                 return segmented.probabilities()[0].cpu().contiguous()
             if output == "scores":
@@ -256,7 +261,13 @@ class Segmenter:
 
     @torch.no_grad()
     def _segment(
-        self, image: NDArray[Any], factor: float, window: int | None, *, whole: bool = True
+        self,
+        image: NDArray[Any],
+        factor: float,
+        window: int | None,
+        above_one: bool,
+        *,
+        whole: bool = True,
     ) -> Enlarged:
         """Logits ``(1, K, H, W)`` of an image, or a block of one (``whole`` false)."""
         height, width = image.shape[:2]
@@ -267,7 +278,7 @@ class Segmenter:
         total: Tensor | None = None
         for scale, flip in views:
             seen = tuple(max(round(side * scale), 1) for side in size)
-            view = self.passes.view(image, (seen[0], seen[1]), flip, window, whole)
+            view = self.passes.view(image, (seen[0], seen[1]), flip, window, above_one, whole)
             view = view.resized((height, width))
             if len(views) == 1:
                 result = view

@@ -163,13 +163,23 @@ def test_sizes():
     assert fit.resized_size(375, 250) == (500, 333)
     assert fit.padded_size(500, 333) == (500, 500)
     assert InputConvention(scale=0.5).resized_size(5, 1) == (2, 1)
-    assert DEEPLAB.padded_size(375, 600) == (513, 600)
+    assert DEEPLAB.padded_size(375, 600) == (513, 601)
     assert InputConvention(multiple=8, offset=1).padded_size(321, 322) == (321, 329)
+    with torch.device("meta"):
+        convention = models.DeepLabV1(variant="base").input_convention
+    assert convention.padded_size(500, 515) == (514, 522)
 
 
 @pytest.mark.parametrize("convention", [IMAGENET, VGG, InputConvention(fit=500, multiple=8)])
 def test_dictionaries(convention):
     assert InputConvention.from_dict(convention.to_dict()) == convention
+
+
+def test_dictionary_without_the_sides_of_deeplab():
+    """As in files from before DeepLab's sides were 8 k + 1: it keeps what it says."""
+    fields = {name: value for name, value in DEEPLAB.to_dict().items() if name != "multiple"}
+    del fields["offset"]
+    assert InputConvention.from_dict(fields).padded_size(375, 600) == (513, 600)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Training, evaluation, compilation and export of every system, with few channels."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -193,6 +194,21 @@ def test_autocast(system):
         assert parameter.grad is None or torch.isfinite(parameter.grad).all()
 
 
+HALVES = ["fcn8s", "fcn_alexnet", "unet_padded", "deeplabv2_vgg16_aspp_l", "deeplabv3_resnet101"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("system", [SYSTEMS[name] for name in HALVES], ids=HALVES, indirect=True)
+def test_parameters_of_half_precision(system, dtype):
+    model, image = system
+    x = image()
+    with torch.no_grad():
+        exact, rounded = model.eval()(x), model.to(dtype)(x.to(dtype))
+    assert rounded.dtype == dtype
+    # Every layer rounds, by up to half of eps.
+    assert (rounded - exact).abs().max() <= 4 * torch.finfo(dtype).eps * exact.abs().max()
+
+
 @one_of_each_kind
 def test_two_runs_give_the_same_bits(system):
     """Forward and backward, under torch's demand for deterministic algorithms."""
@@ -249,6 +265,13 @@ def test_frozen_norms_stay_frozen():
     assert all(m.training for m in free.modules() if isinstance(m, nn.BatchNorm2d))
 
 
+def test_synchronised_norms_stay_frozen():
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(thin(DeepLabV2ResNet, K, depth=18)).train()
+    norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert norms and not any(norm.training for norm in norms)
+    assert not any(parameter.requires_grad for norm in norms for parameter in norm.parameters())
+
+
 def test_one_image_in_training_uses_the_running_statistics_of_image_pooling():
     """One value a channel has no variance: batch norm would refuse it."""
     model = thin(DeepLabV3, K, backbone="resnet18").train()
@@ -265,6 +288,38 @@ def test_one_image_in_training_uses_the_running_statistics_of_image_pooling():
     torch.testing.assert_close(pooled, pooling.eval()(features))
     pooling.train()(torch.randn(2, 64, 5, 7))
     assert not torch.equal(norm.running_mean, before)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet_padded",
+        "deeplabv3_resnet101",
+        "deeplabv3plus_resnet101_msc",
+        "deeplabv3_xception_vainf",
+    ],
+)
+def test_one_image_too_small_for_batch_norm(name, monkeypatch):
+    """The error gives the least side that trains, and two images train below it."""
+    monkeypatch.setitem(DEPTHS, 101, (1, 1, 1, 1))
+    model = thin(build, name, K).train()
+    kind, least = type(model).__name__, model.min_size
+
+    def run(side, batch=1):
+        return model(torch.randn(batch, 3, side, side))
+
+    message = (
+        rf"^{kind}: input must have sides of at least (\d+) pixels to train on one image, .* "
+        rf"got {least} x {least}; enlarge the image or train on two at once$"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        run(least)
+    enough = int(re.match(message, str(caught.value))[1])
+    run(enough)
+    with pytest.raises(ValueError, match=f"at least {enough} pixels to train"):
+        run(enough - 1)
+    run(least, batch=2)
+    model.eval()(torch.randn(1, 3, least, least))
 
 
 def test_learning_lowers_the_loss():

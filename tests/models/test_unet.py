@@ -42,6 +42,13 @@ def test_tiles_equal_the_whole_image(size):
 
 
 @torch.no_grad()
+def test_a_network_that_pads_is_one_tile():
+    model = small(padding="same")
+    image = torch.randn(1, 1, 40, 70, dtype=torch.float64)
+    assert torch.equal(overlap_tile(model, image), model(image))
+
+
+@torch.no_grad()
 def test_tiles_of_the_paper():
     """Tiles of 572 begin every 384 pixels: 512 takes 2 an axis, 696 2, 1024 3 and 2048 6."""
     model = UNet(2, width=2)
@@ -125,6 +132,11 @@ def test_dropout_is_on_the_two_deepest_levels():
             lambda: overlap_tile(UNet(width=1), torch.zeros(1, 1, 0, 9)),
             "^overlap_tile: image must hold a pixel, got 0 x 9",
         ),
+        (
+            lambda: overlap_tile(UNet(width=1, padding="same"), torch.zeros(1, 1, 9, 70), tile=64),
+            "^overlap_tile: network must have padding='valid' for sides longer than a tile of 64 "
+            "pixels, got padding='same' and 70; Segmenter runs it in sliding windows",
+        ),
     ],
 )
 def test_rejects(call, message):
@@ -169,6 +181,21 @@ def test_weight_map_equals_its_formula():
     between = found[10, 15]  # one pixel from each
     assert between == pytest.approx(1 + 10 * np.exp(-4 / 50), rel=1e-6)
     assert found.max() == between
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64],
+    ids=str,
+)
+@pytest.mark.parametrize("separate", [False, True])
+def test_every_integer_numbers_the_cells(dtype, separate):
+    """Instance maps are often PNGs of 16 bits, whose pixels torch sorts only if they are few."""
+    numbers = np.tile(cells(), (5, 4))
+    numbers[numbers == 900] = 90
+    expected = border_weight_map(torch.from_numpy(numbers).long(), separate=separate)
+    found = border_weight_map(torch.from_numpy(numbers).to(dtype), separate=separate)
+    assert torch.equal(found, expected)
 
 
 def test_classes_are_balanced():

@@ -7,6 +7,7 @@ from test_memory import linux, rise_of_peak
 from test_segmenter import Pointwise, photo
 
 from fastseg.data.errors import DataError
+from fastseg.models import InputConvention
 from fastseg.predict import Segmenter, segment_tiff
 from fastseg.predict.tiff import LabelFile, TiffImage
 
@@ -64,6 +65,48 @@ def test_grey_and_transparent_files(tmp_path):
         opaque = opaque.astype(np.uint8 if scale == 1 else np.uint16)
         with TiffImage(write(tmp_path / "rgba.tif", opaque, extrasamples=["unassalpha"])) as file:
             np.testing.assert_allclose(file.read(*whole), image, atol=1e-3)
+
+
+def half_dark(dtype):
+    """Values of 0 and 1 but for a corner: what of them is divided by 255 must not vary."""
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[:, 100:] = 1
+    image[:50, :50] = 200
+    return image if dtype == np.uint8 else image.astype(np.uint16) * 257
+
+
+@pytest.mark.filterwarnings("ignore:.*almost black")
+@pytest.mark.parametrize("corner", ["bright", "dark"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_one_image_is_divided_in_every_part_or_in_none(dtype, corner, small, tmp_path):
+    """Class 1 where the three channels sum to more than 1.5; 8-bit images of 0-1 stay as they are,
+    as :attr:`InputConvention.divide_if_above_one` says."""
+    model = small.model
+    with torch.no_grad():
+        model.conv.weight.zero_()[1] = 1
+        model.conv.bias.copy_(torch.tensor([1.5, 0, -9, -9]))
+    model.input_convention = InputConvention(
+        "rgb", 1.0, (0.0,) * 3, (1.0,) * 3, divide_if_above_one=True
+    )
+    image = half_dark(dtype)
+    if corner == "dark":
+        image[:50, :50] = 0
+    expected = torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8)
+    if corner == "bright":
+        expected[:50, :50] = 1
+    elif dtype == np.uint8:
+        expected[:, 100:] = 1
+    memory = small.planner.weights + 0.72 * small.planner.budget
+    blocks = Segmenter(model, margin=32, tile=10_000, max_memory=memory)
+    source = write(tmp_path / "in.tif", image)
+    in_blocks = Segmenter(model, margin=32, max_memory=memory / 0.72)
+    segment_tiff(in_blocks, source, tmp_path / "out.tif")
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), expected)
+    assert blocks.plan(HEIGHT, WIDTH).block < WIDTH
+    windows = Segmenter(model, tile=64)
+    whole = Segmenter(model)
+    for segmenter in (whole, windows, blocks):
+        assert torch.equal(segmenter.predict(image), expected)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

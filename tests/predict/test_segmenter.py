@@ -319,6 +319,7 @@ class TestImages:
             (np.zeros((4, 4, 3), bool), ValueError, "image must be uint8, uint16"),
             (np.full((4, 4, 3), 300), ValueError, "in 0 to 255 for int64 .* got 300 to 300"),
             (torch.full((3, 4, 4), -1).int(), ValueError, "0 to 255 for int32 .* got -1 to -1"),
+            (torch.zeros(3, 4, 4, device="meta"), ValueError, "got a tensor on the meta device"),
             (3, TypeError, "images must be an image or a list of them, got int"),
             (None, TypeError, "got NoneType"),
             ([None], TypeError, "image must be a path"),
@@ -332,6 +333,7 @@ class TestImages:
             "bool",
             "large",
             "negative",
+            "meta",
             "int",
             "none",
             "list",
@@ -392,6 +394,11 @@ def test_compiled_weights_are_kept_for_few_sizes(randomised):
         ({"device": "gpu"}, ValueError, "device must be one that torch has here, got 'gpu'"),
         ({"device": "meta"}, ValueError, "device must be one that torch has here, got 'meta'"),
         (
+            {"model": UNet(2, width=4, depth=1).to("meta")},
+            ValueError,
+            "model must have values, got one on the meta device; fastseg.load_weights",
+        ),
+        (
             {"model": UNet(2, width=4, depth=1).half()},
             ValueError,
             "model must have parameters of float32, got .* of float16",
@@ -415,6 +422,26 @@ def test_model_with_other_results():
 
     with pytest.raises(ValueError, match=r"must return logits \(B, K, H, W\) of .*, got tuple"):
         Segmenter(Pair())
+
+
+def test_model_whose_logits_are_smaller():
+    """Are they to be enlarged, or were borders left out: the model knows."""
+
+    class Strided(Pointwise):
+        def forward(self, input):
+            return super().forward(input)[:, :, ::4, ::4]
+
+    with pytest.raises(ValueError, match="logits at the size of its input, got 64 x 64 for 256 x"):
+        Segmenter(Strided())
+
+
+def test_wrapped_models_are_unwrapped(randomised):
+    model, image = randomised(UNet(CLASSES, in_channels=3, width=4)), photo(50, 40)
+    expected = Segmenter(model).predict(image)
+    for wrapped in (nn.DataParallel(model), torch.compile(model, backend="eager")):
+        segmenter = Segmenter(wrapped)
+        assert segmenter.model is model
+        assert torch.equal(segmenter.predict(image), expected)
 
 
 def test_model_without_classes():
