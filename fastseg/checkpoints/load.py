@@ -39,8 +39,10 @@ def load_weights(
             folder with ``config.json`` and ``model.safetensors``. The content counts, not the
             name.
         variant: which of two networks with equal names and shapes the file is of:
-            ``"fcn8s"`` or ``"fcn8s_at_once"``, ``"v2"`` or ``"v2s"``; for VGG-16 files by
-            torchvision's names, ``"caffe"`` says that they take Caffe's pixels. The name of the
+            ``"fcn8s"`` or ``"fcn8s_at_once"``, ``"v2"`` or ``"v2s"``; for DeepLab on VGG-16
+            ``"base"`` or ``"4x4"``, ``"v1"`` or ``"v2"``, ``"aspp-s"`` or ``"aspp-l"``; for VGG-16
+            by torchvision's names, whose pixels it takes: ``"torchvision"``, ``"caffe"`` or
+            ``"features"``. Needed where neither the file nor ``model`` says it. The name of the
             system is a variant of every file; one that the file does not leave open is an error.
         strict: whether a name that the file lacks, or that the model lacks, is an error. If not,
             what fits in name and shape is loaded, and a warning says what was not. Left out of

@@ -84,6 +84,7 @@ class DeepLabV1(Network):
         super().__init__()
         row = VARIANTS[variant]
         self.num_classes, self.align_corners = num_classes, align_corners
+        self.variant = variant
         self.backbone = dilated_vgg16(row.pool_kernel, in_channels)
         self.pool5a = nn.AvgPool2d(3, 1, 1) if row.average_pool else nn.Identity()
         self.fc6 = DilatedConv2d(

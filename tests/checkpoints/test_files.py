@@ -22,9 +22,9 @@ from fastseg.checkpoints.files import read
 from fastseg.checkpoints.formats import plan_of
 from fastseg.checkpoints.plan import Contents, Request
 from fastseg.checkpoints.rebuild import describe
-from fastseg.checkpoints.torchvision import FROM_CAFFE_MD5
+from fastseg.checkpoints.torchvision import FROM_CAFFE_MD5, VGG_FEATURES
 from fastseg.crf import BilateralKernel, DenseCRF
-from fastseg.models.input_convention import VGG, InputConvention
+from fastseg.models.input_convention import IMAGENET, VGG, InputConvention
 from fastseg.models.systems import SYSTEMS
 
 UNET = {"in_channels": 3, "padding": "same", "norm": True, "width": 4, "depth": 2}
@@ -293,12 +293,24 @@ def test_vgg_by_names_of_caffe(checkpoint):
 
 def test_pixels_of_vgg_files(tmp_path, checkpoint):
     path, tensors = checkpoint("torchvision_vgg16")
-    assert "variant='caffe'" in str(load_weights(None, path).load_report)
+    with pytest.raises(CheckpointError, match=r"must be given .*'torchvision' or variant='caffe'"):
+        load_weights(None, path)
+    assert load_weights(None, path, "torchvision").input_convention == IMAGENET
     assert load_weights(None, path, "caffe").input_convention == VGG
-    contents = Contents(tensors, {}, "pth", digest=FROM_CAFFE_MD5)
-    assert plan_of(contents, Request(None, None), "").input_convention == VGG
-    with pytest.raises(CheckpointError, match="variant must be None or torchvision, caffe, feat"):
+    for sums, expected in (
+        ({"digest": FROM_CAFFE_MD5}, VGG),
+        ({"sha256": "397923af" + "0" * 56}, IMAGENET),
+        ({"sha256": "88682ab5" + "0" * 56}, VGG_FEATURES),
+    ):
+        contents = Contents(tensors, {}, "pth", **sums)
+        assert plan_of(contents, Request(None, None), "").input_convention == expected
+    with pytest.raises(CheckpointError, match=r"say variant='torchvision' .*, got 'tensorflow'"):
         load_weights(None, path, "tensorflow")
+    with torch.device("meta"):
+        backbone = VGG16()
+    backbone.input_convention = VGG
+    contents = Contents(tensors, {}, "pth")
+    assert plan_of(contents, Request(None, backbone), "").input_convention == VGG
     nan = torch.full((1,), float("nan"))
     invalid = {n: nan.expand(t.shape) if n.startswith("cl") else t for n, t in tensors.items()}
     torch.save(invalid, tmp_path / "features.pth")
@@ -310,7 +322,7 @@ def test_a_classifier_takes_its_fully_connected_layers_too(checkpoint):
     with torch.device("meta"):
         model = Classifier(VGG16(), num_classes=1000)
     contents = Contents(checkpoint("torchvision_vgg16")[1], {}, "pth")
-    plan = plan_of(contents, Request(None, model), "")
+    plan = plan_of(contents, Request("torchvision", model), "")
     assert plan.dropped == []
     state = model.state_dict()
     assert {name: t.shape for name, t in plan.tensors.items()} == {
