@@ -17,6 +17,7 @@ from torch.nn import functional
 import fastseg.ops  # noqa: F401  registers the operators that are replaced
 from fastseg.data.files import whole_file
 from fastseg.models.deconvnet import DeconvNet
+from fastseg.models.network import check_backbone
 from fastseg.models.unet import UNet
 from fastseg.models.with_crf import WithCRF
 from fastseg.ops.activation import activate
@@ -45,11 +46,12 @@ def export_program(model: nn.Module, *, num_channels: int | None = None) -> Expo
         convolutions those that it takes.
 
     Raises:
-        ValueError: the model ends in a dense CRF, or does something that no program for all sizes
-            can do; the message says what.
+        ValueError: the model ends in a dense CRF, has a backbone for other pixels, or does
+            something that no program for all sizes can do; the message says what.
         TypeError: ``model`` is no module.
     """
     check_exportable(model)
+    check_backbone("export", model)
     channels = channels_of(model, num_channels)
     shapes = Shapes(model, channels)
     parameter = next(model.parameters())

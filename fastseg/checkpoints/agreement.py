@@ -25,6 +25,16 @@ FREE = {
     "train_output_stride",
 }
 """Arguments that a user may choose for any weights."""
+GEOMETRY = {
+    "ceil_mode",
+    "first_padding",
+    "multi_grid",
+    "pool_kernels",
+    "pool_paddings",
+    "pool_strides",
+    "rates",
+}
+"""Arguments by which a network changes the backbone that it takes from a classifier."""
 
 
 def check_agreement(target: Recorded, built: Recorded, origin: str) -> None:
@@ -41,8 +51,9 @@ def check_agreement(target: Recorded, built: Recorded, origin: str) -> None:
             f"load_weights: num_classes of the model must be {theirs.get('num_classes')} as in the "
             f"file, got {ours.get('num_classes')}; strict=False loads all but the scores"
         )
+    free = FREE if hasattr(target, "num_classes") else FREE | GEOMETRY
     for name in theirs:
-        if name not in FREE and ours[name] != theirs[name]:
+        if name not in free and ours[name] != theirs[name]:
             raise CheckpointError(
                 f"load_weights: {name} of the model must be {theirs[name]!r} for this file of "
                 f"{origin}, got {ours[name]!r}; {how_to_build(built)}"
@@ -65,6 +76,7 @@ def effective(model: Recorded) -> dict[str, Any]:
         for name, parameter in parameters.items()
         if name != "self"
     }
+    values |= {name: getattr(model, name) for name in model.settings if name in values}
     return {k: tuple(v) if isinstance(v, list | range) else v for k, v in values.items()}
 
 

@@ -21,7 +21,7 @@ from fastseg.checkpoints.plan import Tensors
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 NET_LAYERS_V1, NET_LAYER = 2, 100
 BLOB_DATA, BLOB_SHAPE, BLOB_DOUBLE_DATA = 5, 7, 8
-CONVOLUTION_DILATION = 18
+CONVOLUTION_PAD, CONVOLUTION_DILATION = 3, 18
 INNER_PRODUCT = ("InnerProduct", "14")
 
 
@@ -50,6 +50,7 @@ class Layer:
     type: str = ""
     """The word of newer files, the number of older ones."""
     blobs: list[Tensor] = field(default_factory=list)
+    padding: int | None = None
     dilation: int | None = None
 
 
@@ -63,15 +64,18 @@ def read_caffemodel(path: Path) -> tuple[Tensors, dict[str, Any]]:
         CheckpointError: the file is cut off or is no .caffemodel file.
     """
     tensors: Tensors = {}
+    paddings: dict[str, int] = {}
     dilations: dict[str, int] = {}
     layers: list[str] = []
     for layer in layers_of(memoryview(path.read_bytes())):
         layers.append(layer.name)
+        if layer.padding is not None:
+            paddings[layer.name] = layer.padding
         if layer.dilation is not None:
             dilations[layer.name] = layer.dilation
         for word, tensor in named(layer):
             tensors[f"{layer.name}.{word}"] = tensor
-    return tensors, {"layers": layers, "dilations": dilations}
+    return tensors, {"layers": layers, "paddings": paddings, "dilations": dilations}
 
 
 def layers_of(message: memoryview) -> Iterator[Layer]:
@@ -92,8 +96,8 @@ def layer_of(message: memoryview, numbers: Numbers) -> Layer:
         elif number == numbers.blobs:
             layer.blobs.append(blob_of(value))
         elif number == numbers.convolution:
-            found = integers(value, CONVOLUTION_DILATION)
-            layer.dilation = found[0] if found else None
+            layer.padding = next(iter(integers(value, CONVOLUTION_PAD)), None)
+            layer.dilation = next(iter(integers(value, CONVOLUTION_DILATION)), None)
     return layer
 
 

@@ -27,7 +27,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 NESTS = ("state_dict", "model_state_dict", "model_state", "model")
 """Keys under which a training checkpoint keeps its tensors."""
 AMBIGUOUS = {"features.0.weight", "upscore8.weight"}
-"""Names of files whose origin their MD5 sum may settle."""
+"""Names of files whose origin their sum may settle."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
@@ -65,8 +65,8 @@ def read(path: Path) -> Contents:
     tensors = without_prefixes(tensors)
     if not tensors:
         raise CheckpointError(f"load_weights: {path} must hold tensors, got none")
-    digest = _md5(path) if AMBIGUOUS & tensors.keys() else ""
-    return Contents(tensors, {**found, **metadata}, kind, digest)
+    sums = _sums(path) if AMBIGUOUS & tensors.keys() else ("", "")
+    return Contents(tensors, {**found, **metadata}, kind, *sums)
 
 
 def _in_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -223,9 +223,11 @@ def without_prefixes(tensors: Tensors) -> Tensors:
     return tensors
 
 
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
+def _sums(path: Path) -> tuple[str, str]:
+    """MD5 and SHA-256."""
+    sums = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+            for each in sums:
+                each.update(block)
+    return sums[0].hexdigest(), sums[1].hexdigest()

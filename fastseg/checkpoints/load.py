@@ -13,6 +13,7 @@ from fastseg.checkpoints.errors import CheckpointError
 from fastseg.checkpoints.files import read
 from fastseg.checkpoints.formats import plan_of
 from fastseg.checkpoints.plan import Contents, Plan, Request, Tensors, check_variant
+from fastseg.checkpoints.rebuild import with_own_pixels
 from fastseg.checkpoints.report import LoadReport, shortened
 from fastseg.checkpoints.save import unwrapped
 from fastseg.nn.recipe import Recorded
@@ -34,13 +35,18 @@ def load_weights(
     Args:
         model: to be filled, in place; None builds what the file holds, in evaluation mode. A model
             may differ from the file's in what weights do not depend on, such as the output stride
-            of DeepLab v3. One in ``DistributedDataParallel`` or ``torch.compile`` is unwrapped.
+            of DeepLab v3, or strides, rates and pooling of a backbone. ``model.backbone`` takes a
+            classifier's file; where the two take other pixels, predicting, and exporting, is
+            refused until ``model.input_convention`` or ``model.backbone.input_convention`` is set.
+            One in ``DistributedDataParallel`` or ``torch.compile`` is unwrapped.
         path: of a .pth, .safetensors, .npz, .h5 (which needs h5py) or .caffemodel file; or of a
             folder with ``config.json`` and ``model.safetensors``. The content counts, not the
             name.
         variant: which of two networks with equal names and shapes the file is of:
-            ``"fcn8s"`` or ``"fcn8s_at_once"``, ``"v2"`` or ``"v2s"``; for VGG-16 files by
-            torchvision's names, ``"caffe"`` says that they take Caffe's pixels. The name of the
+            ``"fcn8s"`` or ``"fcn8s_at_once"``, ``"v2"`` or ``"v2s"``; for DeepLab on VGG-16
+            ``"base"`` or ``"4x4"``, ``"v1"`` or ``"v2"``, ``"aspp-s"`` or ``"aspp-l"``; for VGG-16
+            by torchvision's names, whose pixels it takes: ``"torchvision"``, ``"caffe"`` or
+            ``"features"``. Needed where neither the file nor ``model`` says it. The name of the
             system is a variant of every file; one that the file does not leave open is an error.
         strict: whether a name that the file lacks, or that the model lacks, is an error. If not,
             what fits in name and shape is loaded, and a warning says what was not. Left out of
@@ -118,6 +124,11 @@ def fill(
         model = _assigned(plan, built, fitting, bool(missing))
     else:
         target.load_state_dict(fitting, strict=False)
+    if target is not None and not missing:
+        for module in with_own_pixels(model).values():
+            module.input_convention = None
+        for name, module in with_own_pixels(built).items():
+            model.get_submodule(name).input_convention = module.input_convention
     convention = plan.input_convention or built.input_convention
     if convention is not None:
         model.input_convention = convention

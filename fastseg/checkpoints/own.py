@@ -2,11 +2,16 @@
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
+
+import torch
 
 from fastseg.backbones import VGG16
 from fastseg.checkpoints.errors import CheckpointError
+from fastseg.checkpoints.files import read
 from fastseg.checkpoints.plan import Contents, Format, Plan, Request
 from fastseg.checkpoints.rebuild import describe, rebuild
+from fastseg.models.systems import SYSTEMS
 from fastseg.nn.recipe import Recorded
 
 KEY = "fastseg"
@@ -49,6 +54,24 @@ def counted(names: Iterable[str]) -> set[str]:
 def state_plan(contents: Contents, model: Recorded) -> Plan:
     description = describe(model)
     return Plan("fastseg", lambda: rebuild(description), contents.tensors)
+
+
+def classes_of(system: str, path: Path) -> int | None:
+    """Number of classes of a file with the names of ``system``, as ``torch.save`` writes them.
+
+    None if the file has other names.
+    """
+    tensors = read(path).tensors
+    counts = 7, 11
+    with torch.device("meta"):
+        states = [SYSTEMS[system].build(count).state_dict() for count in counts]
+    if counted(tensors) != counted(states[0]):
+        return None
+    for name, tensor in states[0].items():
+        for axis, sizes in enumerate(zip(tensor.shape, states[1][name].shape, strict=True)):
+            if sizes == counts and tensors[name].dim() == tensor.dim():
+                return int(tensors[name].shape[axis])
+    return None
 
 
 FORMATS = (Format("fastseg", matches, plan),)

@@ -42,6 +42,8 @@ class Contents(NamedTuple):
     """Of file: ``"pth"``, ``"safetensors"``, ``"npz"``, ``"h5"`` or ``"caffemodel"``."""
     digest: str = ""
     """The MD5 sum, where names alone leave the origin open."""
+    sha256: str = ""
+    """The other sum, where there is the first."""
 
 
 class Request(NamedTuple):
@@ -75,14 +77,14 @@ def builder_on(
 
 
 def choose_variant(
-    request: Request, variants: Mapping[str, tuple[str, ...]], from_model: str | None, why: str
+    request: Request, variants: Mapping[str, tuple[str, ...]], known: str | None, why: str
 ) -> str:
-    """The variant that the caller, or the model to be filled, decides for.
+    """The variant that the caller, the model to be filled, or the file decides for.
 
     Args:
         request: of the caller.
         variants: other spellings of each variant.
-        from_model: the variant that ``request.model`` is, or None.
+        known: the variant that ``request.model`` is or the file says, or None.
         why: what cannot be told apart.
 
     Raises:
@@ -90,18 +92,20 @@ def choose_variant(
     """
     words = " or ".join(f"variant={name!r}" for name in variants)
     if request.variant is None:
-        if from_model is not None:
-            return from_model
+        if known is not None:
+            return known
         raise CheckpointError(
             f"load_weights: variant must be given for this file, got None: {why} have the same "
-            f"names and shapes; say {words}"
+            f"names and shapes; say {words}, or load into a model of one"
         )
     asked = plain(request.variant)
     for name, spellings in variants.items():
         if asked in {plain(name), *map(plain, spellings)}:
-            if from_model is not None and from_model != name:
+            if known is not None and known != name:
                 raise CheckpointError(
-                    f"load_weights: variant must be that of model, {from_model!r}, got {name!r}"
+                    f"load_weights: variant must be {known!r}, as the "
+                    f"{'file says' if request.model is None else 'model is or the file says'}, "
+                    f"got {name!r}"
                 )
             return name
     raise CheckpointError(f"load_weights: say {words} for this file, got {request.variant!r}")

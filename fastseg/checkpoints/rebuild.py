@@ -8,7 +8,8 @@ from torch import nn
 from fastseg import backbones, crf, models
 from fastseg.checkpoints.errors import CheckpointError
 from fastseg.models.input_convention import InputConvention
-from fastseg.nn.recipe import Recorded, recipe_of
+from fastseg.models.network import Network
+from fastseg.nn.recipe import Recorded, recipe_of, settings_of
 
 CLASSES: Mapping[str, type[Recorded]] = {
     kind.__name__: kind
@@ -45,7 +46,7 @@ CLASSES: Mapping[str, type[Recorded]] = {
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """Class, arguments, system and input convention of a model.
+    """Class, arguments, settings, system and input convention of a model.
 
     Raises:
         TypeError: a class that is not in :data:`CLASSES`, or arguments that JSON does not hold.
@@ -56,12 +57,32 @@ def describe(model: nn.Module) -> dict[str, Any]:
             f"got {type(model).__name__}"
         )
     description: dict[str, Any] = {"version": 1, "model": recipe_of(model)}
+    settings = settings_of(model)
+    if settings:
+        description["settings"] = settings
     convention = getattr(model, "input_convention", None)
     if convention is not None:
         description["input_convention"] = convention.to_dict()
     if getattr(model, "system", None) is not None:
         description["system"] = model.system
+    backbones = {
+        name: module.input_convention.to_dict() for name, module in with_own_pixels(model).items()
+    }
+    if backbones:
+        description["backbones"] = backbones
     return description
+
+
+def with_own_pixels(model: nn.Module) -> dict[str, Recorded]:
+    """Backbones in ``model`` that have a convention of their own, from a classifier's file."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name
+        and isinstance(module, Recorded)
+        and not isinstance(module, Network)
+        and isinstance(vars(module).get("input_convention"), InputConvention)
+    }
 
 
 def rebuild(description: Mapping[str, Any]) -> Recorded:
@@ -77,11 +98,17 @@ def rebuild(description: Mapping[str, Any]) -> Recorded:
                 "a newer fastseg reads it"
             )
         model = _built(description["model"])
+        for name, settings in description.get("settings", {}).items():
+            _set(model.get_submodule(name), settings)
         if "input_convention" in description:
             model.input_convention = InputConvention.from_dict(description["input_convention"])
         system = description.get("system")
         if system is not None:
             model.system = str(system)
+        for name, convention in description.get("backbones", {}).items():
+            backbone = model.get_submodule(name)
+            backbone.input_convention = InputConvention.from_dict(convention)  # type: ignore[assignment]
+        model.eval()
     except CheckpointError:
         raise
     except Exception as error:
@@ -91,7 +118,6 @@ def rebuild(description: Mapping[str, Any]) -> Recorded:
             f"load_weights: the file's description of its model cannot be followed: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
-    model.eval()
     return model
 
 
@@ -103,6 +129,17 @@ def _built(recipe: Mapping[str, Any]) -> Recorded:
             f"got {name!r}"
         )
     return CLASSES[name](**{key: _argument(value) for key, value in arguments.items()})
+
+
+def _set(module: nn.Module, settings: Mapping[str, Any]) -> None:
+    known = module.settings if isinstance(module, Recorded) else ()
+    for key, value in settings.items():
+        if key not in known or not isinstance(value, bool | int | float | str | None):
+            raise CheckpointError(
+                f"load_weights: settings of {type(module).__name__} must be words or numbers for "
+                f"{', '.join(known) or 'nothing'}, got {key} = {value!r}"
+            )
+        setattr(module, key, value)
 
 
 def _argument(value: Any) -> Any:

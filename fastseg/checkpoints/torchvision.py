@@ -9,7 +9,15 @@ import torch
 from fastseg.backbones import VGG16, AlexNet, Classifier, MobileNetV2, ResNet
 from fastseg.backbones.vgg import STAGES
 from fastseg.checkpoints.errors import CheckpointError
-from fastseg.checkpoints.plan import Contents, Format, Plan, Request, builder, builder_on, plain
+from fastseg.checkpoints.plan import (
+    Contents,
+    Format,
+    Plan,
+    Request,
+    builder,
+    builder_on,
+    choose_variant,
+)
 from fastseg.checkpoints.rename import STEM_AND_BLOCKS, Rule, aspp, below, pair, renamed
 from fastseg.checkpoints.rename import resnet_depth as depth_of
 from fastseg.models.implementations import SHORT_SIDE_520
@@ -38,6 +46,8 @@ VGG_FEATURES = replace(IMAGENET, mean=VGG_FEATURES_MEAN, std=(1 / 255,) * 3)
 """Of torchvision's VGG-16 weights without a classifier: RGB in 0-255 less a mean."""
 FROM_CAFFE_MD5 = "aa75b158f4181e7f6230029eb96c1b13"
 """Of wkentaro's vgg16_from_caffe.pth, which has torchvision's names and Caffe's pixels."""
+SHA256 = {"397923af": "torchvision", "88682ab5": "features"}
+"""How the sums of torchvision's own files begin, as their names say."""
 VGG_VARIANTS = {"torchvision": IMAGENET, "caffe": VGG, "features": VGG_FEATURES}
 
 MOBILENET: tuple[Rule, ...] = (
@@ -122,15 +132,15 @@ def sequential(contents: Contents, request: Request) -> Plan:
     first = contents.tensors["features.0.weight"]
     norm = "features.1.running_mean" in contents.tensors
     if first.shape[2:] == (11, 11):
-        return classifier(contents, request, alexnet_rules(), AlexNet, (1, 4, 6), IMAGENET, "")
-    convention, note = vgg_pixels(contents, request)
+        return classifier(contents, request, alexnet_rules(), AlexNet, (1, 4, 6), IMAGENET)
+    rules = vgg_rules(contents, norm)
+    convention = IMAGENET if norm else vgg_pixels(contents, request)
 
     def backbone() -> VGG16:
         return VGG16(batch_norm=norm)
 
-    rules = vgg_rules(contents, norm)
-    plan = classifier(contents, request, rules, backbone, (0, 3, 6), convention, note)
-    plan.variants = tuple(VGG_VARIANTS)
+    plan = classifier(contents, request, rules, backbone, (0, 3, 6), convention)
+    plan.variants = ("torchvision",) if norm else tuple(VGG_VARIANTS)
     return plan
 
 
@@ -141,12 +151,11 @@ def classifier(
     backbone: Callable[[], AlexNet | VGG16],
     layers: tuple[int, int, int],
     convention: InputConvention,
-    note: str,
 ) -> Plan:
     """The backbone alone, or with fc6 to fc8 where the caller brings a :class:`Classifier`."""
     if not isinstance(request.model, Classifier):
         tensors, dropped = renamed(contents.tensors, (*rules, (r"classifier\.", None)))
-        return Plan(ORIGIN, backbone, tensors, convention, dropped, note)
+        return Plan(ORIGIN, backbone, tensors, convention, dropped)
     heads = tuple(
         (rf"classifier\.{layer}\.", f"{name}.")
         for layer, name in zip(layers, ("fc6", "fc7", "fc8"), strict=True)
@@ -157,7 +166,7 @@ def classifier(
     def build() -> Recorded:
         return Classifier(backbone(), num_classes=outputs)
 
-    return Plan(ORIGIN, build, tensors, convention, dropped, note)
+    return Plan(ORIGIN, build, tensors, convention, dropped)
 
 
 def alexnet_rules() -> tuple[Rule, ...]:
@@ -190,18 +199,19 @@ def vgg_rules(contents: Contents, norm: bool) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def vgg_pixels(contents: Contents, request: Request) -> tuple[InputConvention, str]:
+def vgg_pixels(contents: Contents, request: Request) -> InputConvention:
     """Which pixels a VGG file of torchvision's names takes: three releases share them."""
-    asked = "" if request.variant is None else plain(request.variant)
-    if asked in VGG_VARIANTS:
-        return VGG_VARIANTS[asked], ""
+    known = SHA256.get(contents.sha256[:8])
     if contents.digest == FROM_CAFFE_MD5:
-        return VGG, ""
+        known = "caffe"
     last = contents.tensors.get("classifier.6.weight")
     if last is not None and bool(last.flatten()[:1].isnan().any()):
-        return VGG_FEATURES, ""
-    note = "read as torchvision's; variant='caffe' says that it takes Caffe's pixels"
-    return IMAGENET, note
+        known = "features"
+    if known is None and request.model is not None:
+        of_model = request.model.input_convention
+        known = next((name for name, of in VGG_VARIANTS.items() if of == of_model), None)
+    why = "VGG-16 on torchvision's pixels (RGB), on Caffe's (BGR) and on RGB in 0-255"
+    return VGG_VARIANTS[choose_variant(request, dict.fromkeys(VGG_VARIANTS, ()), known, why)]
 
 
 FORMATS = (

@@ -76,7 +76,7 @@ def convert(
         with spoken_warnings(make_console(stderr=True), lambda text: text):
             model = fastseg.load_weights(None, checkpoint, variant)
         fastseg.save_weights(model, out)
-        make_console().print(f"{model.load_report}: {out}", soft_wrap=True, markup=False)
+        make_console().print(f"{model.load_report}\nwritten: {out}", soft_wrap=True, markup=False)
 
 
 def _as_json(system: "System") -> dict[str, Any]:

@@ -125,6 +125,7 @@ class DenseCRF(Recorded):
         ValueError, TypeError: an argument breaks a rule above.
     """
 
+    settings = ("iterations", "train_iterations", "normalization")
     compatibility: nn.Parameter | None
 
     def __init__(

@@ -31,6 +31,7 @@ class PairwiseKernel(Recorded):
         normalization: of this kernel alone, or None for the CRF's own.
     """
 
+    settings = ("normalization",)
     weight: nn.Parameter
 
     def __init__(

@@ -84,6 +84,7 @@ class DeepLabV1(Network):
         super().__init__()
         row = VARIANTS[variant]
         self.num_classes, self.align_corners = num_classes, align_corners
+        self.variant = variant
         if row.pool_kernel == 2:
             self.input_convention = DEEPLAB_EVEN_POOLS
         self.backbone = dilated_vgg16(row.pool_kernel, in_channels)

@@ -40,6 +40,7 @@ class DeepLabV2VGG16(Network):
     ) -> None:
         super().__init__()
         self.num_classes, self.align_corners = num_classes, align_corners
+        self.rates = tuple(rates)
         self.backbone = dilated_vgg16(in_channels=in_channels)
         self.pool5a = nn.AvgPool2d(3, 1, 1) if average_pool else nn.Identity()
         self.branches = nn.ModuleList(Branch(num_classes, rate) for rate in rates)

@@ -99,6 +99,22 @@ class InputConvention:
         """Of the tensor that the network takes."""
         return 1 if self.channels == "grey" else 3
 
+    def pixels(self) -> str:
+        """Channels, range, mean and deviation in words."""
+        mean, std = (", ".join(f"{value:g}" for value in of) for of in (self.mean, self.std))
+        return f"{self.channels.upper()} 0-{self.max_value:g} less ({mean}) over ({std})"
+
+    def same_pixels(self, other: "InputConvention") -> bool:
+        """Whether both mean the same pixels, whatever the sizes; means may differ by 2 in 255."""
+        return (self.channels, self.max_value, self.std) == (
+            other.channels,
+            other.max_value,
+            other.std,
+        ) and all(
+            abs(ours - theirs) <= self.max_value / 127
+            for ours, theirs in zip(self.mean, other.mean, strict=True)
+        )
+
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """(H, W) of an image of ``height`` x ``width`` after resizing and before padding."""
         if self.fit is not None:

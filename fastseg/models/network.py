@@ -1,6 +1,6 @@
 """What every system has in common: scores first, logits at the size of the image last."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class Network(Recorded):
         system: the name in :data:`fastseg.models.SYSTEMS` that it was built by, or None.
     """
 
+    settings: ClassVar[tuple[str, ...]] = ("align_corners", "crf_preset")
     num_classes: int
     align_corners: bool = False
     crf_preset: str | None = None
@@ -109,6 +110,26 @@ def check_image(network: str, input: Tensor) -> None:
             f"{network}: input must be floating, as input_convention.normalise makes it, "
             f"got {dtype_name(input)}"
         )
+
+
+def check_backbone(function: str, model: nn.Module) -> None:
+    """Raises ValueError if a classifier's weights in ``model`` are for other pixels than it takes.
+
+    :func:`fastseg.load_weights` says of a backbone which pixels it was trained on; whoever has
+    trained the whole on its own says so by taking that away again.
+    """
+    convention = getattr(model, "input_convention", None)
+    for name, module in model.named_modules():
+        if isinstance(module, Network) or not isinstance(convention, InputConvention):
+            continue
+        found = vars(module).get("input_convention")
+        if name and isinstance(found, InputConvention) and not found.same_pixels(convention):
+            raise ValueError(
+                f"{function}: {name} must have weights for the pixels of model.input_convention, "
+                f"{convention.pixels()}, got those of a file for {found.pixels()}; set "
+                f"model.input_convention = model.{name}.input_convention, or, where the model was "
+                f"trained on its own pixels since, model.{name}.input_convention = None"
+            )
 
 
 def freeze_norms(module: nn.Module) -> None:

@@ -91,8 +91,11 @@ class TwoStrides(Network):
         output_strides: in training and in evaluation mode.
 
     Attributes:
-        train_output_stride, eval_output_stride: which. The weights are the same.
+        train_output_stride, eval_output_stride: which, from the next :meth:`train` or :meth:`eval`
+            on. The weights are the same.
     """
+
+    settings = (*Network.settings, "train_output_stride", "eval_output_stride")
 
     def __init__(
         self,

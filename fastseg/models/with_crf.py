@@ -45,6 +45,7 @@ class WithCRF(Recorded):
                     "without one, got None"
                 )
             crf = DenseCRF.preset(network.crf_preset)
+            self.arguments["crf"] = crf  # the network's preset may change
         self.network, self.crf = network, crf
         self.num_classes = network.num_classes
 

@@ -1,7 +1,7 @@
 """What a model was built from, so that a file of weights can say how to build it again."""
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -12,6 +12,8 @@ Recipe = dict[str, Any]
 class Recorded(nn.Module):
     """A module that remembers the arguments it was made with, in :attr:`arguments`."""
 
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Attributes that may be changed afterwards, and so are recorded as they are."""
     arguments: dict[str, Any]
     """Those of ``__init__`` that were given, by name."""
     system: str | None = None
@@ -47,6 +49,19 @@ def recipe_of(module: nn.Module) -> Recipe:
         )
     arguments = {name: _plain(name, value) for name, value in module.arguments.items()}
     return {"class": type(module).__name__, "arguments": arguments}
+
+
+def settings_of(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """The present :attr:`Recorded.settings` of ``module`` (by the name ``""``) and of its parts.
+
+    Raises:
+        TypeError: one is not of a kind that JSON holds.
+    """
+    return {
+        name: {key: _plain(key, getattr(part, key)) for key in part.settings}
+        for name, part in module.named_modules()
+        if isinstance(part, Recorded) and part.settings
+    }
 
 
 def _plain(name: str, value: Any) -> Any:

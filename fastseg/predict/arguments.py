@@ -9,7 +9,7 @@ from fastseg._arguments import dtype_name
 from fastseg.checkpoints.save import unwrapped
 from fastseg.crf.dense_crf import DenseCRF
 from fastseg.models.input_convention import InputConvention
-from fastseg.models.network import Network
+from fastseg.models.network import Network, check_backbone
 from fastseg.models.with_crf import WithCRF
 from fastseg.nn.checked import Integer, Number, OneOf, Several
 from fastseg.predict.blocks import STEP
@@ -39,6 +39,8 @@ def checked_convention(model: nn.Module, given: InputConvention | None) -> Input
             "Segmenter: input_convention must be an InputConvention for a model without one, "
             f"got {type(convention).__name__}"
         )
+    if given is None:
+        check_backbone("Segmenter", model)
     return convention
 
 

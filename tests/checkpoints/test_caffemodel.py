@@ -5,6 +5,7 @@ import pytest
 import torch
 from caffe_writer import Layer, caffemodel
 from checkpoint_lists import names_of
+from torch import nn
 from torch.nn import functional
 
 from fastseg import load_weights, models
@@ -90,8 +91,11 @@ def filled(layer, in_channels, number):
             blobs.append(tensor(in_channels))
     elif kind == "multistagemeanfield":
         blobs = [tensor(1, 1, 21, 21) for _ in range(3)]
-    dilation = int(layer["dilation"][0]) if "dilation" in layer else None
-    return ReadLayer(layer["name"], layer["type"], blobs, dilation), in_channels, number
+    padding, dilation = (
+        int(layer[key][0]) if key in layer else None for key in ("pad", "dilation")
+    )
+    read = ReadLayer(layer["name"], layer["type"], blobs, padding, dilation)
+    return read, in_channels, number
 
 
 INPUTS = {  # of layers that do not take the map of the layer above them in the list
@@ -106,6 +110,7 @@ INPUTS = {  # of layers that do not take the map of the layer above them in the 
 
 def contents_of(list_name):
     tensors, names, channels, number, block = {}, [], 3, 0, 64
+    paddings = {}
     for layer in names_of(list_name)["layers"]:
         name = layer["name"]
         channels = INPUTS.get(name, channels)
@@ -122,8 +127,11 @@ def contents_of(list_name):
                 channels = 21
             read, channels, number = filled(layer, channels, number)
         names.append(name)
+        if read.padding is not None:
+            paddings[name] = read.padding
         tensors |= {f"{name}.{word}": tensor for word, tensor in named(read)}
-    return Contents(tensors, {"layers": names, "dilations": {}}, "caffemodel")
+    metadata = {"layers": names, "paddings": paddings, "dilations": {}}
+    return Contents(tensors, metadata, "caffemodel")
 
 
 SYSTEMS = {
@@ -199,16 +207,7 @@ def test_one_kernel_a_class_becomes_all_pairs():
     assert torch.equal(weight.sum(1), kernels[:, 0])
 
 
-@pytest.mark.parametrize(
-    ("kernel", "variant", "layers", "system"),
-    [
-        (7, None, [], "deeplabv1_7x7"),
-        (4, "4x4", [], "deeplabv1_4x4"),
-        (3, None, ["pool5", "pool5a"], "deeplabv1_largefov"),
-        (3, None, ["pool5"], "deeplabv2_vgg16_largefov"),
-    ],
-)
-def test_deeplab_on_vgg(kernel, variant, layers, system):
+def deeplab_on_vgg(kernel, **metadata):
     base = contents_of("caffe_deeplabv1_vgg128_noup")
     width = 1024 if kernel == 3 else 4096
     one = torch.ones(1)
@@ -220,21 +219,89 @@ def test_deeplab_on_vgg(kernel, variant, layers, system):
         "fc7.bias": one.expand(width),
         "fc8_pascal.weight": one.expand(21, width, 1, 1),
     }
-    contents = Contents(tensors, {"layers": layers}, "caffemodel")
-    report, _ = fill(None, contents, "", variant, True)
-    assert report.system == system
+    return Contents(tensors, metadata, "caffemodel")
+
+
+AVERAGED = ["pool5", "pool5a"]
 
 
 @pytest.mark.parametrize(
-    ("rates", "variant", "system"),
+    ("kernel", "variant", "metadata", "system"),
     [
-        ((2, 4, 8, 12), None, "deeplabv2_vgg16_aspp_s"),
-        ((6, 12, 18, 24), None, "deeplabv2_vgg16_aspp_l"),
-        ((), "aspp-s", "deeplabv2_vgg16_aspp_s"),
-        ((), None, "deeplabv2_vgg16_aspp_l"),
+        (7, None, {}, "deeplabv1_7x7"),
+        (4, "4x4", {}, "deeplabv1_4x4"),
+        (4, "base", {}, "deeplabv1_base"),
+        (4, None, {"dilations": {"fc6": 8}}, "deeplabv1_4x4"),
+        (4, None, {"paddings": {"fc6": 12}}, "deeplabv1_4x4"),
+        (4, None, {"paddings": {"fc6": 6}}, "deeplabv1_base"),
+        (3, None, {"layers": AVERAGED}, "deeplabv1_largefov"),
+        (3, "v2", {"layers": AVERAGED}, "deeplabv2_vgg16_largefov"),
+        (3, None, {"layers": ["pool5"]}, "deeplabv2_vgg16_largefov"),
+        (3, "v1", {}, "deeplabv1_largefov"),
+        (3, "v2", {}, "deeplabv2_vgg16_largefov"),
     ],
 )
-def test_deeplab_v2_on_vgg(rates, variant, system):
+def test_deeplab_on_vgg(kernel, variant, metadata, system):
+    report, model = fill(None, deeplab_on_vgg(kernel, **metadata), "", variant, True)
+    assert (report.system, report.note) == (system, "")
+    if "v2" in system:
+        assert isinstance(model.pool5a, nn.AvgPool2d) == ("pool5a" in metadata.get("layers", ()))
+    assert fill(None, deeplab_on_vgg(kernel, **metadata), "", system, True)[0].system == system
+
+
+@pytest.mark.parametrize(
+    ("kernel", "metadata", "message"),
+    [
+        (7, {"dilations": {"fc6": 2}}, "fc6 of this DeepLab v1 file must have rate 4, got 2"),
+        (4, {"dilations": {"fc6": 2}}, "must have rate 4 or 8, got 2"),
+        (3, {"paddings": {"fc6": 6}}, "must have rate 12, got 6"),
+    ],
+)
+def test_a_rate_that_no_deeplab_has(kernel, metadata, message):
+    with pytest.raises(CheckpointError, match=message):
+        plan_of(deeplab_on_vgg(kernel, **metadata), Request(None, None), "")
+
+
+AMBIGUOUS = {  # system: its other half, and how to make the file
+    "deeplabv1_base": ("deeplabv1_4x4", lambda: deeplab_on_vgg(4)),
+    "deeplabv1_4x4": ("deeplabv1_base", lambda: deeplab_on_vgg(4)),
+    "deeplabv1_largefov": ("deeplabv2_vgg16_largefov", lambda: deeplab_on_vgg(3)),
+    "deeplabv2_vgg16_largefov": ("deeplabv1_largefov", lambda: deeplab_on_vgg(3)),
+    "deeplabv2_vgg16_aspp_s": ("deeplabv2_vgg16_aspp_l", lambda: deeplab_of_branches()),
+    "deeplabv2_vgg16_aspp_l": ("deeplabv2_vgg16_aspp_s", lambda: deeplab_of_branches()),
+}
+
+
+@pytest.mark.parametrize("system", AMBIGUOUS)
+def test_equal_names_and_shapes_need_a_variant_or_a_model(system):
+    other, make = AMBIGUOUS[system]
+    contents = make()
+    with pytest.raises(CheckpointError, match=r"variant must be given .* say variant='.* or vari"):
+        fill(None, contents, "", None, True)
+    with torch.device("meta"):
+        model = models.build(system)
+    assert plan_of(contents, Request(None, model), "").build().system == system
+    with pytest.raises(CheckpointError, match=r"variant must be '.*', as the model is or the"):
+        plan_of(contents, Request(other, model), "")
+
+
+def test_a_file_that_says_its_rate_leaves_no_variant_open():
+    with pytest.raises(CheckpointError, match="variant must be '4x4', as the file says, got 'bas"):
+        plan_of(deeplab_on_vgg(4, dilations={"fc6": 8}), Request("base", None), "")
+
+
+def test_rates_of_a_model_hold_for_a_file_without():
+    contents = deeplab_of_branches()
+    with torch.device("meta"):
+        model = models.DeepLabV2VGG16(rates=(1, 2, 3, 4))
+    plan = plan_of(contents, Request(None, model), "")
+    assert plan.build().rates == (1, 2, 3, 4)
+    three = {n: t for n, t in contents.tensors.items() if "_4." not in n}
+    with pytest.raises(CheckpointError, match="3 branches must say their rates"):
+        plan_of(contents._replace(tensors=three), Request("aspp-s", None), "")
+
+
+def deeplab_of_branches(**metadata):
     base = contents_of("caffe_deeplabv1_vgg128_noup")
     one = torch.ones(1)
     shapes = {"fc6": (1024, 512, 3, 3), "fc7": (1024, 1024, 1, 1), "fc8_voc12": (21, 1024, 1, 1)}
@@ -243,10 +310,24 @@ def test_deeplab_v2_on_vgg(rates, variant, system):
         for layer, shape in shapes.items():
             tensors[f"{layer}_{branch}.weight"] = one.expand(shape)
             tensors[f"{layer}_{branch}.bias"] = one.expand(shape[0])
-    dilations = {f"fc6_{i}": rate for i, rate in enumerate(rates, 1)}
-    contents = Contents(tensors, {"dilations": dilations}, "caffemodel")
-    report, model = fill(None, contents, "", variant, True)
-    assert report.system == system
+    return Contents(tensors, metadata, "caffemodel")
+
+
+@pytest.mark.parametrize(
+    ("rates", "variant", "system"),
+    [
+        ((2, 4, 8, 12), None, "deeplabv2_vgg16_aspp_s"),
+        ((6, 12, 18, 24), None, "deeplabv2_vgg16_aspp_l"),
+        ((1, 2, 3, 4), None, "deeplabv2_vgg16_aspp_l"),
+        ((), "aspp-s", "deeplabv2_vgg16_aspp_s"),
+        ((), "l", "deeplabv2_vgg16_aspp_l"),
+    ],
+)
+@pytest.mark.parametrize("word", ["dilations", "paddings"])
+def test_deeplab_v2_on_vgg(rates, variant, system, word):
+    said = {f"fc6_{i}": rate for i, rate in enumerate(rates, 1)}
+    report, model = fill(None, deeplab_of_branches(**{word: said}), "", variant, True)
+    assert (report.system, report.note) == (system, "")
     if rates:
         assert [branch.fc6.geometry.rate[0] for branch in model.branches] == list(rates)
 

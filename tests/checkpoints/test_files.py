@@ -22,9 +22,11 @@ from fastseg.checkpoints.files import read
 from fastseg.checkpoints.formats import plan_of
 from fastseg.checkpoints.plan import Contents, Request
 from fastseg.checkpoints.rebuild import describe
-from fastseg.checkpoints.torchvision import FROM_CAFFE_MD5
+from fastseg.checkpoints.torchvision import FROM_CAFFE_MD5, VGG_FEATURES
 from fastseg.crf import BilateralKernel, DenseCRF
-from fastseg.models.input_convention import VGG, InputConvention
+from fastseg.export import export_program
+from fastseg.models.input_convention import IMAGENET, VGG, InputConvention
+from fastseg.models.network import check_backbone
 from fastseg.models.systems import SYSTEMS
 
 UNET = {"in_channels": 3, "padding": "same", "norm": True, "width": 4, "depth": 2}
@@ -61,6 +63,104 @@ def test_round_trip(unet, tmp_path):
     image = torch.randn(1, 3, 16, 20)
     assert torch.equal(model(image), unet(image))
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_may_be_changed_afterwards_round_trips(tmp_path):
+    path = tmp_path / "model.safetensors"
+    network = models.DeepLabV3(2, backbone="resnet18")
+    network.eval_output_stride, network.train_output_stride = 16, 32
+    network.align_corners, network.crf_preset = True, "deeplab-vgg"
+    model = models.MultiScale(network)
+    model.align_corners = True
+    save_weights(model, path)
+    again = load_weights(None, path)
+    assert (again.align_corners, again.network.align_corners) == (True, True)
+    assert again.network.crf_preset == "deeplab-vgg"
+    assert again.network.backbone.output_stride == 16
+    assert again.network.train().backbone.output_stride == 32
+    crf = models.WithCRF(network)
+    crf.crf.iterations, crf.crf.kernels[0].normalization = 3, "none"
+    save_weights(crf, path)
+    again = load_weights(None, path)
+    assert (again.crf.iterations, again.crf.kernels[0].normalization) == (3, "none")
+
+
+def test_a_setting_counts_where_weights_are_compared(tmp_path, unet):
+    save_weights(models.DeepLabV3(2, backbone="resnet18"), tmp_path / "model.safetensors")
+    model = models.DeepLabV3(2, backbone="resnet18")
+    model.align_corners = not model.align_corners
+    with pytest.raises(CheckpointError, match="align_corners of the model must be"):
+        load_weights(model, tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda m: setattr(m, "score", nn.Conv2d(4, 7, 1)),
+            r"score.weight must be .* UNet build it, of shape \(3, 4, 1, 1\), got of shape \(7, 4,",
+        ),
+        (lambda m: setattr(m, "more", nn.Conv2d(1, 1, 1)), "more.weight must be .* it, none, got"),
+        (lambda m: delattr(m.score, "bias"), r"score.bias must .* of shape \(3,\), got none"),
+    ],
+    ids=["replaced", "added", "removed"],
+)
+def test_what_cannot_be_built_again_is_not_written(change, message, unet, tmp_path):
+    change(unet)
+    with pytest.raises(ValueError, match=message):
+        save_weights(unet, tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+CLASSIFIERS = {  # a network, a file for its backbone, and whether that takes other pixels
+    "fcn-rgb": (models.FCN8s, "torchvision_vgg16", "torchvision", True),
+    "fcn-bgr": (models.FCN8s, "torchvision_vgg16", "caffe", False),
+    "v1": (models.DeepLabV1, "torchvision_vgg16", "features", True),
+    "v3": (
+        lambda: models.DeepLabV3(backbone="resnet50", convention="torchvision"),
+        "torchvision_resnet50",
+        None,
+        False,
+    ),
+    "v2": (lambda: models.DeepLabV2ResNet(depth=101), "kazuto_resnet101_1000", None, False),
+}
+
+
+@pytest.mark.parametrize("case", CLASSIFIERS)
+def test_a_classifier_fills_the_backbone_of_a_system(case, checkpoint):
+    make, list_name, variant, other_pixels = CLASSIFIERS[case]
+    path, tensors = checkpoint(list_name)
+    model = make()
+    load_weights(model.backbone, path, variant)
+    loaded = {value.flatten()[0].item() for value in model.backbone.state_dict().values()}
+    sent = {tensors[name].flatten()[0].item() for name in tensors} - {
+        tensors[name].flatten()[0].item() for name in model.backbone.load_report.dropped
+    }
+    assert loaded == sent
+    if not other_pixels:
+        check_backbone("test", model)
+        return
+    with pytest.raises(ValueError, match=r"backbone must have .*BGR 0-255 .*, got .* RGB"):
+        fastseg.Segmenter(model)
+    with pytest.raises(ValueError, match="export: backbone must have weights for the pixels"):
+        export_program(model)
+    model.input_convention = model.backbone.input_convention
+    check_backbone("test", model)
+
+
+def test_pixels_of_a_backbone_round_trip(tmp_path):
+    model = models.DeepLabV3(2, backbone="resnet18")
+    model.backbone.input_convention = VGG
+    save_weights(model, tmp_path / "model.safetensors")
+    again = load_weights(None, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"Segmenter: backbone must .*backbone.input_convention ="):
+        fastseg.Segmenter(again)
+    again.backbone.input_convention = None
+    fastseg.Segmenter(again)
+    save_weights(again, tmp_path / "trained.safetensors")
+    # A whole network brings its own pixels.
+    load_weights(model, tmp_path / "trained.safetensors")
+    fastseg.Segmenter(model)
 
 
 @pytest.mark.parametrize("make", [lambda: ResNet(18, convention="caffe"), AlexNet])
@@ -293,12 +393,24 @@ def test_vgg_by_names_of_caffe(checkpoint):
 
 def test_pixels_of_vgg_files(tmp_path, checkpoint):
     path, tensors = checkpoint("torchvision_vgg16")
-    assert "variant='caffe'" in str(load_weights(None, path).load_report)
+    with pytest.raises(CheckpointError, match=r"must be given .*'torchvision' or variant='caffe'"):
+        load_weights(None, path)
+    assert load_weights(None, path, "torchvision").input_convention == IMAGENET
     assert load_weights(None, path, "caffe").input_convention == VGG
-    contents = Contents(tensors, {}, "pth", digest=FROM_CAFFE_MD5)
-    assert plan_of(contents, Request(None, None), "").input_convention == VGG
-    with pytest.raises(CheckpointError, match="variant must be None or torchvision, caffe, feat"):
+    for sums, expected in (
+        ({"digest": FROM_CAFFE_MD5}, VGG),
+        ({"sha256": "397923af" + "0" * 56}, IMAGENET),
+        ({"sha256": "88682ab5" + "0" * 56}, VGG_FEATURES),
+    ):
+        contents = Contents(tensors, {}, "pth", **sums)
+        assert plan_of(contents, Request(None, None), "").input_convention == expected
+    with pytest.raises(CheckpointError, match=r"say variant='torchvision' .*, got 'tensorflow'"):
         load_weights(None, path, "tensorflow")
+    with torch.device("meta"):
+        backbone = VGG16()
+    backbone.input_convention = VGG
+    contents = Contents(tensors, {}, "pth")
+    assert plan_of(contents, Request(None, backbone), "").input_convention == VGG
     nan = torch.full((1,), float("nan"))
     invalid = {n: nan.expand(t.shape) if n.startswith("cl") else t for n, t in tensors.items()}
     torch.save(invalid, tmp_path / "features.pth")
@@ -310,7 +422,7 @@ def test_a_classifier_takes_its_fully_connected_layers_too(checkpoint):
     with torch.device("meta"):
         model = Classifier(VGG16(), num_classes=1000)
     contents = Contents(checkpoint("torchvision_vgg16")[1], {}, "pth")
-    plan = plan_of(contents, Request(None, model), "")
+    plan = plan_of(contents, Request("torchvision", model), "")
     assert plan.dropped == []
     state = model.state_dict()
     assert {name: t.shape for name, t in plan.tensors.items()} == {
@@ -499,6 +611,14 @@ def described(tmp_path, **changes):
         ({"model": {"class": "UNet", "arguments": {"color": 1}}}, "cannot be followed: .*color"),
         ({"model": [1]}, "cannot be followed"),
         ({"input_convention": {"channels": "cmyk"}}, "channels must be one of rgb, bgr, grey"),
+        (
+            {"settings": {"": {"forward": 1}}},
+            r"settings of UNet must be .* for align_corners, crf_preset, got forward = 1",
+        ),
+        ({"settings": {"": {"crf_preset": [1]}}}, r"got crf_preset = \[1\]"),
+        ({"settings": {"score": {"bias": 1}}}, "settings of .*Conv2d must be .* for nothing, got"),
+        ({"settings": {"nowhere": {}}}, "cannot be followed"),
+        ({"backbones": {"nowhere": {}}}, "cannot be followed"),
     ],
 )
 def test_descriptions_that_cannot_be_followed(changes, message, tmp_path):

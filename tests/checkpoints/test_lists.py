@@ -17,6 +17,7 @@ VARIANTS = {
     "kazuto_deeplabv2_resnet101_msc_182": "v2",
     "kazuto_deeplabv2_resnet101_msc_21": "v2",
     "kazuto_deeplabv2s_resnet101_msc_21": "v2s",
+    "torchvision_vgg16": "torchvision",
     "wkentaro_fcn8s": "fcn8s",
     "wkentaro_fcn8satonce": "fcn8s_at_once",
 }
@@ -339,5 +340,7 @@ def test_the_model_decides_between_variants(checkpoint):
         model = models.build("deeplabv2_resnet101_msc", rates=rates, align_corners=False)
     model.to_empty(device="cpu")
     assert load_weights(model, path) is model
-    with pytest.raises(CheckpointError, match="variant must be that of model, 'v2s', got 'v2'"):
+    with pytest.raises(
+        CheckpointError, match=r"variant must be 'v2s', as the model is .*, got 'v2'"
+    ):
         load_weights(model, path, "v2")

@@ -16,7 +16,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import fastseg._C
 from fastseg import reference
-from fastseg.ops import Lattice, permutohedral_filter, permutohedral_lattice
+from fastseg.ops import permutohedral_filter, permutohedral_lattice
 from fastseg.ops.errors import user_errors
 from fastseg.reference.permutohedral import elevation
 from fastseg.reference.permutohedral import permutohedral_lattice as reference_lattice
