@@ -84,10 +84,9 @@ def folded_weight(conv: Conv, scale: Tensor | None) -> Tensor:
     if scale is None:
         return weight
     folded = torch.empty(weight.shape)
-    for part, values, factor in zip(
-        folded.split(64), weight.split(64), scale.split(64), strict=True
-    ):
-        part.copy_(values.double() * factor[:, None, None, None])
+    for first in range(0, len(weight), 64):
+        part = slice(first, first + 64)
+        folded[part] = weight[part].double() * scale[part, None, None, None]
     return folded
 
 
