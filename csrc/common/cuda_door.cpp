@@ -63,6 +63,11 @@ void* CudaCall::scratch(int64_t bytes) {
   return scratch_.back().mutable_data_ptr();
 }
 
+void* CudaCall::brief_scratch(int64_t bytes) {
+  brief_scratch_.push_back(empty_tensor({bytes}, TensorType::Byte, device_));
+  return brief_scratch_.back().mutable_data_ptr();
+}
+
 bool CudaCall::is_captured() const {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(stream_, &status));

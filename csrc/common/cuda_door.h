@@ -34,6 +34,10 @@ class CudaCall {
   cudaStream_t stream() const { return stream_; }
   // Memory that is free again once what the stream has been given until then is done.
   void* scratch(int64_t bytes);
+  // Such memory that is given back before the call ends, all of it at once: what the stream is
+  // given after that may lie in it.
+  void* brief_scratch(int64_t bytes);
+  void give_back_brief_scratch() { brief_scratch_.clear(); }
   // Whether what the stream is given goes into a CUDA graph: nothing may be read back then.
   bool is_captured() const;
   // A clear error in place of CUDA's where `why` something must be read back.
@@ -50,7 +54,7 @@ class CudaCall {
 
   const char* op_;
   Device device_;
-  std::vector<Tensor> scratch_;
+  std::vector<Tensor> scratch_, brief_scratch_;
 #if !defined(FASTSEG_SIMT)
   torch::stable::accelerator::DeviceGuard guard_;
 #endif

@@ -1,13 +1,14 @@
 """The CUDA kernels as a device of the tests: they run, and in any order with the same bits."""
 
+import itertools
 import subprocess
+from unittest import mock
 
 import pytest
 import simt_build
 import simt_device
 import torch
 from torch.nn.functional import one_hot
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import roofline_crf
 from fastseg import bilinear_upsample, upsample_argmax, upsample_cross_entropy, upsample_softmax
@@ -219,28 +220,47 @@ def test_mean_field_can_be_captured(dtype):
     assert refused.isnan().all()
 
 
-class Scans(TorchDispatchMode):
-    """Counts torch's scans along the points."""
+def changes_of_memory(call):
+    """Bytes that torch's allocator gives, and takes back as negative ones, one after the other."""
+    settings = {"activities": [torch.profiler.ProfilerActivity.CPU], "profile_memory": True}
+    with torch.profiler.profile(**settings) as profiler:
+        call()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
 
-    found = 0
 
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        self.found += operator.overloadpacket.__name__ == "cumsum" and args[1] == 1
-        return operator(*args, **(kwargs or {}))
+def test_scratch_of_the_build_is_given_back_before_the_updates():
+    unary, features, transforms = field((30, 40), 21)
+
+    def run(iterations):
+        return mean_field(unary, features, transforms, iterations=iterations)
+
+    with simt_device.emulated():
+        build, call = (changes_of_memory(lambda n=n: run(n)) for n in (0, 2))
+    assert sum(build) == sum(call) == 0
+    assert max(itertools.accumulate(call)) == max(itertools.accumulate(build))
+    given = sum(change for change in call if change > 0)
+    assert given > 1.15 * max(itertools.accumulate(call))  # both would be held together
 
 
 def test_points_are_not_summed_by_a_scan():
     """torch's is not of one order on a GPU, nor the same for one image as for many."""
     values, features = torch.randn(2, 3, 4, 5), torch.randn(2, 2, 4, 5)
     inputs = [tensor.requires_grad_() for tensor in (values, features, torch.ones(3))]
-    with simt_device.emulated(), Scans() as scans:
+    scan, axes = torch.Tensor.cumsum, []
+
+    def counted(tensor, axis):
+        axes.append(axis)
+        return scan(tensor, axis)
+
+    with simt_device.emulated(), mock.patch.object(torch.Tensor, "cumsum", counted):
         filtered = permutohedral_filter(values, features, normalization="mean")
         torch.autograd.grad(filtered.square().sum(), inputs[:2])
         probs = mean_field(
             values, [features], inputs[2:], normalization="mean", features_gradient="gaussian"
         )
         torch.autograd.grad(probs.square().sum(), inputs)
-    assert scans.found == 0
+    assert set(axes) == {2}  # along a point's features
 
 
 def test_more_pixels_than_an_edge_can_name():

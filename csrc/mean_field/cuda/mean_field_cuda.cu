@@ -17,8 +17,8 @@ unsigned blocks_of(int64_t threads, int64_t most = INT32_MAX) {
 }
 
 template <typename T>
-T* array(const Field& field, int64_t count) {
-  return static_cast<T*>(field.allocate(count * int64_t{sizeof(T)}));
+T* array(const Allocate& allocate, int64_t count) {
+  return static_cast<T*>(allocate(count * int64_t{sizeof(T)}));
 }
 
 // use(null pointer of the type that is stored).
@@ -206,21 +206,27 @@ void check_transforms(const Field& field, unsigned long long* unusable) {
 
 void allocate_links(const Field& field, int64_t capacity, FieldKernel* kernel) {
   const LatticePlan& plan = kernel->plan;
-  const int64_t contributions = plan.contributions(), labels = field.labels;
-  const int64_t bytes = field.storage == FieldStorage::kFloat ? 4 : 2;
+  const int64_t contributions = plan.contributions();
   kernel->links = {capacity,
-                   array<int32_t>(field, (plan.dims + 1) * capacity * 2),
-                   array<int64_t>(field, capacity + 1),
-                   array<int64_t>(field, contributions),
-                   array<int32_t>(field, contributions),
-                   array<int64_t>(field, contributions)};
-  kernel->edges = array<FieldEdge>(field, contributions);
-  kernel->slice_weights = array<float>(field, contributions);
-  if (!field.self_message) kernel->share = array<float>(field, field.pixels());
-  kernel->lattice = field.allocate(capacity * labels * bytes);
-  kernel->other = field.allocate(capacity * labels * bytes);
-  kernel->tiles = array<float>(field, piece_tiles(contributions) * labels);
-  if (is_dense(field, *kernel)) kernel->transformed = array<float>(field, capacity * labels);
+                   array<int32_t>(field.allocate, (plan.dims + 1) * capacity * 2),
+                   array<int64_t>(field.allocate, capacity + 1),
+                   array<int64_t>(field.scratch, contributions),
+                   array<int32_t>(field.allocate, contributions),
+                   array<int64_t>(field.scratch, contributions)};
+  kernel->edges = array<FieldEdge>(field.allocate, contributions);
+  kernel->slice_weights = array<float>(field.allocate, contributions);
+  if (!field.self_message) kernel->share = array<float>(field.allocate, field.pixels());
+}
+
+// What the updates write.
+void allocate_rows(const Field& field, FieldKernel* kernel) {
+  const int64_t size = kernel->links.capacity * field.labels;
+  const int64_t bytes = field.storage == FieldStorage::kFloat ? 4 : 2;
+  kernel->lattice = field.allocate(size * bytes);
+  kernel->other = field.allocate(size * bytes);
+  kernel->tiles =
+      array<float>(field.allocate, piece_tiles(kernel->plan.contributions()) * field.labels);
+  if (is_dense(field, *kernel)) kernel->transformed = array<float>(field.allocate, size);
 }
 
 // The blurred splat of ones of each kernel.
@@ -229,8 +235,10 @@ void weigh_vertices(Field* field) {
   for (int64_t first = 0; first < count; first += kFusedKernels) {
     Passage<float> passage = {*field, first, fused_from(*field, first), 1, {}, {}};
     for (int k = 0; k < passage.count; ++k) {
-      passage.in[k] = array<float>(*field, passage.kernel(k).links.capacity);
-      passage.other[k] = array<float>(*field, passage.kernel(k).links.capacity);
+      FieldKernel& kernel = field->kernels[first + k];
+      kernel.tiles = array<float>(field->scratch, piece_tiles(kernel.plan.contributions()));
+      passage.in[k] = array<float>(field->allocate, kernel.links.capacity);
+      passage.other[k] = array<float>(field->allocate, kernel.links.capacity);
     }
     passage.run(nullptr);
     for (int k = 0; k < passage.count; ++k) {
@@ -241,8 +249,8 @@ void weigh_vertices(Field* field) {
 
 // The mean of each image's filter of ones, without alpha.
 const float* means_of(const Field& field, const FieldKernel& kernel) {
-  auto* filtered = array<float>(field, field.pixels());
-  auto* means = array<float>(field, field.batch);
+  auto* filtered = array<float>(field.scratch, field.pixels());
+  auto* means = array<float>(field.scratch, field.batch);
   slice(kernel.mass, kernel.plan.vertices, kernel.plan.barycentric, false, kernel.dims,
         field.pixels(), kernel.links.capacity, 1, field.stream, filtered);
   FASTSEG_LAUNCH(mean_of_images, static_cast<unsigned>(field.batch), kMeanThreads, 0, field.stream,
@@ -278,9 +286,9 @@ void place_kernel(const Field& field, FieldKernel* kernel) {
   plan.batch = field.batch;
   plan.dims = kernel->dims;
   plan.points = field.points;
-  plan.vertices = array<int32_t>(field, plan.contributions());
-  plan.barycentric = array<float>(field, plan.contributions());
-  plan.rank = array<int8_t>(field, plan.contributions());
+  plan.vertices = array<int32_t>(field.allocate, plan.contributions());
+  plan.barycentric = array<float>(field.scratch, plan.contributions());
+  plan.rank = array<int8_t>(field.scratch, plan.contributions());
 }
 
 }  // namespace
@@ -294,21 +302,22 @@ cudaError_t begin_field(Field* field, FieldStatus* status) {
     plans.push_back(&kernel.plan);
   }
   LatticeStatus* statuses = nullptr;
-  const cudaError_t error = place_lattices(plans.data(), static_cast<int>(count), extra,
-                                           field->allocate, field->stream, &statuses);
+  const cudaError_t error =
+      place_lattices(plans.data(), static_cast<int>(count), extra, field->allocate, field->scratch,
+                     field->stream, &statuses);
   if (error != cudaSuccess) return error;
   auto* unusable = reinterpret_cast<unsigned long long*>(statuses + count);
   *status = {statuses, count * int64_t{sizeof(LatticeStatus)} + extra * int64_t{sizeof(uint64_t)}};
   check_transforms(*field, unusable + 1);
   const bool halves = field->storage != FieldStorage::kFloat;
   if (count > kFusedKernels || (halves && field->labels > 32)) {
-    field->logits = array<float>(*field, size);
+    field->logits = array<float>(field->allocate, size);
   }
   with_storage(field->storage, [&](auto* type) {
     using S = std::remove_pointer_t<decltype(type)>;
-    field->energy = array<S>(*field, size);
-    field->current = array<S>(*field, size);
-    field->next = array<S>(*field, size);
+    field->energy = array<S>(field->allocate, size);
+    field->current = array<S>(field->allocate, size);
+    field->next = array<S>(field->allocate, size);
     transpose<S>(*field, field->unary, field->labels, field->points, field->energy);
     FieldUpdate<S> update = update_of<S>(*field);
     update.unusable = unusable;
@@ -323,7 +332,7 @@ cudaError_t link_field(Field* field, const std::vector<int64_t>& capacities) {
     FieldKernel& kernel = field->kernels[k];
     allocate_links(*field, capacities[k], &kernel);
     const cudaError_t error =
-        link_lattice(kernel.plan, field->allocate, field->stream, kernel.links);
+        link_lattice(kernel.plan, field->scratch, field->stream, kernel.links);
     if (error != cudaSuccess) return error;
   }
   weigh_vertices(field);
@@ -337,6 +346,9 @@ cudaError_t link_field(Field* field, const std::vector<int64_t>& capacities) {
 cudaError_t infer(Field* field, int64_t iterations, void* q) {
   with_storage(field->storage, [&](auto* type) {
     using S = std::remove_pointer_t<decltype(type)>;
+    for (FieldKernel& kernel : field->kernels) {
+      if (iterations > 0) allocate_rows(*field, &kernel);
+    }
     // Without messages an update gives what it was given.
     for (int64_t i = 0; i < iterations && !field->kernels.empty(); ++i) update_once<S>(field);
     transpose<S>(*field, field->current, field->points, field->labels, q);

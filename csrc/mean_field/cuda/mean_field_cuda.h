@@ -8,8 +8,9 @@
 #include "../../permutohedral/cuda/permutohedral_cuda.h"
 
 // Mean-field inference on the GPU: contract between the launchers and the door that leads to them.
-// What is built is built once; the updates then allocate nothing and wait for nothing. Letters as
-// in ../mean_field.h, P = B N pixels of a batch.
+// What is built is built once, in memory that the updates' arrays may then take; the updates
+// themselves allocate nothing and wait for nothing. Letters as in ../mean_field.h, P = B N pixels
+// of a batch.
 namespace fastseg {
 namespace cuda {
 
@@ -40,8 +41,8 @@ struct FieldKernel {
   float* slice_weights = nullptr;  // (P, D + 1)
   float* share = nullptr;          // (P): what a pixel hears of itself; null where it may
   float* mass = nullptr;           // (M): the blurred splat of ones
+  float* tiles = nullptr;          // (piece_tiles, L); while mass is made (piece_tiles, 1)
   void *lattice = nullptr, *other = nullptr;  // (M, L)
-  float* tiles = nullptr;                     // (piece_tiles, L)
   float* transformed = nullptr;               // (M, L), where the transform is dense
 };
 
@@ -52,6 +53,7 @@ struct Field {
   const void* unary;  // (B, L, N)
   std::vector<FieldKernel> kernels;
   Allocate allocate;
+  Allocate scratch;  // for begin_field and link_field, and not read after them
   cudaStream_t stream;
 
   void *energy = nullptr, *current = nullptr, *next = nullptr;  // (P, L)

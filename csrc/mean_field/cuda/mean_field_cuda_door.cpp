@@ -100,9 +100,10 @@ Tensor mean_field(const Tensor& unary, std::vector<Tensor> features, std::vector
     if (q.numel() == 0) return q;
     const Tensor energies = packed(unary);
     const cuda::Allocate allocate = [&](int64_t bytes) { return call.scratch(bytes); };
+    const cuda::Allocate brief = [&](int64_t bytes) { return call.brief_scratch(bytes); };
     Problem problem = {arguments, call, {}, {}, {}, {}};
-    problem.field = {storage_of(unary),         shape[0], shape[1], points,       self_message,
-                     energies.const_data_ptr(), {},       allocate, call.stream()};
+    problem.field = {storage_of(unary),         shape[0], shape[1], points, self_message,
+                     energies.const_data_ptr(), {},       allocate, brief,  call.stream()};
     for (size_t k = 0; k < features.size(); ++k) {
       problem.features.push_back(packed(features[k]));
       problem.transforms.push_back(packed(transforms[k]));
@@ -123,6 +124,7 @@ Tensor mean_field(const Tensor& unary, std::vector<Tensor> features, std::vector
       problem.read(status);
     }
     call.check(cuda::link_field(&problem.field, problem.capacities));
+    call.give_back_brief_scratch();
     call.check(cuda::infer(&problem.field, iterations, q.mutable_data_ptr()));
     return q;
   });

@@ -50,15 +50,15 @@ T* array(const Allocate& allocate, int64_t count) {
   return static_cast<T*>(allocate(count * int64_t{sizeof(T)}));
 }
 
-void place_lattice(LatticePlan* plan, void* zeros, const Allocate& allocate, cudaStream_t stream) {
+void place_lattice(LatticePlan* plan, void* zeros, const Allocate& scratch, cudaStream_t stream) {
   const int64_t contributions = plan->contributions();
   plan->table_size = 32;
   while (2 * plan->table_size < 3 * contributions) plan->table_size *= 2;
-  plan->cells = array<int32_t>(allocate, contributions);
-  plan->table = array<LatticeSlot>(allocate, plan->table_size);
-  plan->numbers = array<int32_t>(allocate, plan->table_size);
-  plan->met = array<int64_t>(allocate, contributions);
-  auto* slot_of = array<int64_t>(allocate, contributions);
+  plan->cells = array<int32_t>(scratch, contributions);
+  plan->table = array<LatticeSlot>(scratch, plan->table_size);
+  plan->numbers = array<int32_t>(scratch, plan->table_size);
+  plan->met = array<int64_t>(scratch, contributions);
+  auto* slot_of = array<int64_t>(scratch, contributions);
   auto* words = static_cast<TileState*>(zeros);
   plan->sort_space = words + number_words(*plan);
   if (plan->double_precision) {
@@ -80,7 +80,7 @@ void place_lattice(LatticePlan* plan, void* zeros, const Allocate& allocate, cud
 }  // namespace
 
 cudaError_t place_lattices(LatticePlan* const* plans, int count, int64_t extra,
-                           const Allocate& allocate, cudaStream_t stream,
+                           const Allocate& allocate, const Allocate& scratch, cudaStream_t stream,
                            LatticeStatus** statuses) {
   int64_t bytes = count * int64_t{sizeof(LatticeStatus)} + extra * int64_t{sizeof(TileState)};
   const int64_t heads = bytes;
@@ -92,17 +92,17 @@ cudaError_t place_lattices(LatticePlan* const* plans, int count, int64_t extra,
   zeros += heads;
   for (int k = 0; k < count; ++k) {
     plans[k]->status = *statuses + k;
-    place_lattice(plans[k], zeros, allocate, stream);
+    place_lattice(plans[k], zeros, scratch, stream);
     zeros += zero_bytes(*plans[k]);
   }
   return cudaGetLastError();
 }
 
-cudaError_t link_lattice(const LatticePlan& plan, const Allocate& allocate, cudaStream_t stream,
+cudaError_t link_lattice(const LatticePlan& plan, const Allocate& scratch, cudaStream_t stream,
                          const LatticeLinks& links) {
   const int64_t contributions = plan.contributions();
-  const SortArrays arrays = {links.members, array<int32_t>(allocate, contributions),
-                             links.contributors, array<int64_t>(allocate, contributions),
+  const SortArrays arrays = {links.members, array<int32_t>(scratch, contributions),
+                             links.contributors, array<int64_t>(scratch, contributions),
                              links.place_of};
   sort_places(plan.vertices, contributions, links.capacity, SortSpace::at(plan.sort_space), arrays,
               stream);

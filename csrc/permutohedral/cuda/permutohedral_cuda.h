@@ -46,9 +46,11 @@ struct LatticePlan {
 
 // Places the points and numbers the vertices, in the order in which they are met. All at once, so
 // that what must begin as zeros does so with one operation; `*statuses` are those of the plans, one
-// after the other, and then `extra` words of zeros.
+// after the other, and then `extra` words of zeros, which `allocate` gives; all else is `scratch`,
+// for link_lattice, too, and not read after it.
 cudaError_t place_lattices(LatticePlan* const* plans, int count, int64_t extra,
-                           const Allocate& allocate, cudaStream_t stream, LatticeStatus** statuses);
+                           const Allocate& allocate, const Allocate& scratch, cudaStream_t stream,
+                           LatticeStatus** statuses);
 
 // What the second half writes, for a lattice of `capacity` vertices or fewer.
 struct LatticeLinks {
@@ -59,7 +61,7 @@ struct LatticeLinks {
   int32_t* members;       // (B N (D + 1)): the vertex of each contributor
   int64_t* place_of;      // (B N (D + 1)): the inverse of contributors, or null
 };
-cudaError_t link_lattice(const LatticePlan& plan, const Allocate& allocate, cudaStream_t stream,
+cudaError_t link_lattice(const LatticePlan& plan, const Allocate& scratch, cudaStream_t stream,
                          const LatticeLinks& links);
 
 // These trust no index: one that is out of range gives NaN.

@@ -35,7 +35,7 @@ struct CudaBackend {
       call.refuse_capture("the number of vertices, a shape, depends on the features");
       cuda::LatticePlan* plans[] = {&plan};
       cuda::LatticeStatus* status = nullptr;
-      call.check(cuda::place_lattices(plans, 1, 0, allocate, call.stream(), &status));
+      call.check(cuda::place_lattices(plans, 1, 0, allocate, allocate, call.stream(), &status));
       count = checked_count(status);
     }
     const Tensor neighbours = empty_tensor({dims + 1, count, 2}, TensorType::Int, device);
