@@ -89,14 +89,18 @@ def cuda_build() -> tuple[list[str], Path | None]:
     return ([], None) if missing else (found, toolkit)
 
 
-# Of the CUDA toolkit that is found, all that it can compile of these, and later GPUs run the last.
-ARCHITECTURES = "8.0;8.6;9.0;10.0;12.0"
+# GPUs later than the last run its PTX, which their driver compiles.
+ARCHITECTURES = "8.0;8.6;9.0;10.0;12.0+PTX"
 
 
 def architectures() -> str:
-    """The GPUs that are built for, as messages name them: "sm_80, sm_86"."""
+    """What is built for, in nvcc's names: "sm_80, sm_86", and "compute_86" where PTX is."""
     listed = os.environ.get("TORCH_CUDA_ARCH_LIST", ARCHITECTURES).replace(" ", ";").split(";")
-    return ", ".join("sm_" + name.removesuffix("+PTX").replace(".", "") for name in listed if name)
+    names: list[str] = []
+    for entry in filter(None, listed):
+        number = entry.removesuffix("+PTX").replace(".", "")
+        names += ["sm_" + number] + ["compute_" + number] * entry.endswith("+PTX")
+    return ", ".join(names)
 
 
 def toolkit_version(toolkit: Path) -> str:

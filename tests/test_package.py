@@ -210,6 +210,35 @@ def test_unknown_cuda_choice():
 
 
 @needs_checkout
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        (None, "sm_80, sm_86, sm_90, sm_100, sm_120, compute_120"),
+        ("9.0;8.0", "sm_90, sm_80"),
+        ("8.6+PTX 9.0a", "sm_86, compute_86, sm_90a"),
+    ],
+    ids=str,
+)
+def test_architectures_are_named(listed, names):
+    """All of the budget's and PTX for later ones, or what the user asks for."""
+    code = (
+        "import runpy, setuptools; setuptools.setup = lambda **_: None; "
+        "print(runpy.run_path('setup.py')['architectures']())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TORCH_CUDA_ARCH_LIST"}
+    environment |= {"TORCH_CUDA_ARCH_LIST": listed} if listed else {}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert done.stdout.strip() == names, done.stderr
+
+
+@needs_checkout
 def test_build_without_torch_says_what_to_do():
     code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_path('setup.py')"
     done = subprocess.run(

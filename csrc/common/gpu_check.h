@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <sstream>
 #include <string>
@@ -16,10 +17,16 @@ inline std::string cuda_version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
-// The first of "sm_80, sm_90" as 80; 0 where there is none.
+// The least of "sm_90, sm_80, compute_90" as 80; 0 where there is none.
 inline int oldest_architecture(const std::string& architectures) {
-  const size_t digits = architectures.find_first_of("0123456789");
-  return digits == std::string::npos ? 0 : std::atoi(architectures.c_str() + digits);
+  constexpr char kDigits[] = "0123456789";
+  int oldest = 0;
+  for (size_t at = 0; (at = architectures.find_first_of(kDigits, at)) != std::string::npos;) {
+    const int found = std::atoi(architectures.c_str() + at);
+    oldest = oldest == 0 ? found : std::min(oldest, found);
+    at = architectures.find_first_not_of(kDigits, at);
+  }
+  return oldest;
 }
 
 // What is wrong and what to do about it, after "<op>: "; empty where nothing is. A driver runs what

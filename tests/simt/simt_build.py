@@ -47,7 +47,7 @@ VARIANTS = {
 # -Wno-psabi: no object meets one of another compiler.
 FLAGS = ("-std=c++17", "-Wall", "-Wno-psabi", "-fPIC", "-fno-strict-aliasing",
          "-fvisibility=hidden", "-DFASTSEG_SIMT",
-         "'-DFASTSEG_CUDA_ARCHITECTURES=\"sm_80, sm_90\"'")  # fmt: skip
+         "'-DFASTSEG_CUDA_ARCHITECTURES=\"sm_90, sm_80, compute_90\"'")  # fmt: skip
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020d000000000000"
 
 

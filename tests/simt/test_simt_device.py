@@ -339,6 +339,7 @@ CUDA_ERRORS = {
     "TORCH_CUDA_ARCH_LIST set to the GPU's compute capability, 8.0 or later, or run it on the CPU",
     35: r"the NVIDIA driver must support CUDA \d+\.\d, got an older one; update the driver, .*",
     700: r"CUDA reports an error set by a test \(error 700\)",
+    2: r"CUDA reports an error set by a test \(error 2\)",  # no memory
 }
 
 
@@ -385,8 +386,8 @@ def test_gpu_older_than_the_oldest_built_is_named(gpu):
             with pytest.raises(
                 RuntimeError,
                 match=rf"^{op}: the GPU must be of compute capability 8\.0 or later \(fastseg was "
-                r"built for sm_80, sm_90\), got 7\.5; its kernels need 8\.0 at least: run it on "
-                r"the CPU$",
+                r"built for sm_90, sm_80, compute_90\), got 7\.5; its kernels need 8\.0 at least: "
+                r"run it on the CPU$",
             ):
                 call()
 
@@ -395,6 +396,9 @@ def test_gpu_older_than_the_oldest_built_is_named(gpu):
 def test_cuda_errors_say_what_to_do(error):
     with simt_device.emulated():
         simt_device.library().simt_set_error(error)
-        with pytest.raises(RuntimeError, match=f"^bilinear_upsample: {CUDA_ERRORS[error]}$"):
+        with pytest.raises(
+            RuntimeError, match=f"^bilinear_upsample: {CUDA_ERRORS[error]}$"
+        ) as caught:
             bilinear_upsample(torch.ones(1, 1, 2, 2), 4)
+        assert type(caught.value) is (torch.OutOfMemoryError if error == 2 else RuntimeError)
         bilinear_upsample(torch.ones(1, 1, 2, 2), 4)
