@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastseg.checkpoints.errors import CheckpointError
 from fastseg.checkpoints.plan import Tensors
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -61,7 +60,7 @@ def read_caffemodel(path: Path) -> tuple[Tensors, dict[str, Any]]:
     keeps beside them; layers of other kinds with three blobs or more give ``layer.0`` and so on.
 
     Raises:
-        CheckpointError: the file is cut off or is no .caffemodel file.
+        ValueError: the file is cut off or is no .caffemodel file.
     """
     tensors: Tensors = {}
     paddings: dict[str, int] = {}
@@ -119,9 +118,8 @@ def blob_of(message: memoryview) -> Tensor:
     if shape is None:
         shape = old_shape
     if math.prod(shape) != data.size:
-        raise CheckpointError(
-            f"load_weights: a blob of shape {tuple(shape)} must have {math.prod(shape)} values, "
-            f"got {data.size}"
+        raise ValueError(
+            f"a blob of shape {tuple(shape)} must have {math.prod(shape)} values, got {data.size}"
         )
     return torch.from_numpy(data.reshape(shape))
 
@@ -162,9 +160,8 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
         elif kind in (FIXED32, FIXED64):
             length = 4 if kind == FIXED32 else 8
         else:
-            raise CheckpointError(
-                f"load_weights: a .caffemodel file must be a protocol buffer, got a field of kind "
-                f"{kind}"
+            raise ValueError(
+                f"a .caffemodel file must be a protocol buffer, got a field of kind {kind}"
             )
         if position + length > len(message):
             raise cut_off()
@@ -184,11 +181,11 @@ def varint(message: memoryview, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise CheckpointError("load_weights: a .caffemodel file must hold numbers of 64 bits, got more")
+    raise ValueError("a .caffemodel file must hold numbers of 64 bits, got more")
 
 
-def cut_off() -> CheckpointError:
-    return CheckpointError("load_weights: the .caffemodel file must be whole, got one cut off")
+def cut_off() -> ValueError:
+    return ValueError("a .caffemodel file must be whole, got one cut off")
 
 
 def text(value: memoryview) -> str:
@@ -200,8 +197,8 @@ def named(layer: Layer) -> Iterator[tuple[str, Tensor]]:
     blobs = layer.blobs
     if layer.type == "BatchNorm":
         if len(blobs) != 3 or blobs[2].numel() != 1:
-            raise CheckpointError(
-                f"load_weights: the batch norm {layer.name} must have a mean, a variance and a "
+            raise ValueError(
+                f"the batch norm {layer.name} must have a mean, a variance and a "
                 f"factor, got {len(blobs)} blobs"
             )
         factor = blobs[2].item()

@@ -22,6 +22,11 @@ from fastseg.checkpoints.plan import Contents, Tensors
 HDF5 = b"\x89HDF\r\n\x1a\n"
 CAFFE_STARTS = (b"\x0a", b"\x12", b"\xa2\x06")
 """Keys of the first field of a .caffemodel file: the network's name, or a layer."""
+NO_WEIGHTS = {
+    b"version https://git-lfs": "a pointer of Git LFS, whose file `git lfs pull` fetches",
+    b"<": "a web page (HTML or XML), such as servers send in place of a file; download it again",
+}
+"""How files start that are often met under the name of one with weights."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """In a folder, beside ``config.json``."""
 NESTS = ("state_dict", "model_state_dict", "model_state", "model")
@@ -42,7 +47,7 @@ def read(path: Path) -> Contents:
     if path.is_dir():
         path, metadata = _in_folder(path)
     with open(path, "rb") as file:
-        start = file.read(16)
+        start = file.read(64)
     kind, reader = _reader(path, start)
     try:
         tensors, found = reader(path)
@@ -88,6 +93,9 @@ def _in_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
 def _reader(path: Path, start: bytes) -> tuple[str, Callable[[Path], tuple[Tensors, Any]]]:
     if not start:
         raise CheckpointError(f"load_weights: {path} must hold tensors, got an empty file")
+    for no_weights, finding in NO_WEIGHTS.items():
+        if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(no_weights):
+            raise CheckpointError(f"load_weights: {path} must hold tensors, got {finding}")
     if start.startswith(HDF5):
         return "HDF5", _read_hdf5
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
@@ -101,7 +109,7 @@ def _reader(path: Path, start: bytes) -> tuple[str, Callable[[Path], tuple[Tenso
         except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):
             pass  # the reader says what is wrong
         return "PyTorch", _read_pth
-    if start[:1] == b"\x80" or path.suffix in (".pth", ".pt", ".tar", ".bin", ".pkl"):
+    if start[:1] == b"\x80":
         return "PyTorch", _read_pth
     if path.suffix == ".caffemodel" or start.startswith(CAFFE_STARTS):
         return "caffemodel", read_caffemodel

@@ -93,6 +93,7 @@ def fill(
 ) -> tuple[LoadReport, Recorded]:
     """:func:`load_weights` of a file that is read."""
     request = Request(variant, target)
+    check_storage(contents.tensors, path)
     plan = plan_of(contents, request, path)
     with torch.device("meta"):
         built = plan.build().eval()
@@ -121,6 +122,7 @@ def fill(
             )
     missing, unexpected = missing + wrong, unexpected + wrong
     if target is None:
+        fitting = {name: whole(tensor) for name, tensor in fitting.items()}
         model = _assigned(plan, built, fitting, bool(missing))
     else:
         target.load_state_dict(fitting, strict=False)
@@ -143,6 +145,29 @@ def fill(
         plan.note,
     )
     return report, model
+
+
+def check_storage(tensors: Tensors, path: str) -> None:
+    """Raises CheckpointError unless every tensor has values, all of them."""
+    for name, tensor in tensors.items():
+        kind = (
+            "a tensor without values (on the meta device)"
+            if tensor.is_meta
+            else "a quantised tensor"
+            if tensor.is_quantized
+            else "a nested or sparse tensor"
+            if tensor.is_nested or tensor.layout != torch.strided
+            else None
+        )
+        if kind is not None:
+            raise CheckpointError(
+                f"load_weights: {name} of {path} must be a dense tensor of numbers, got {kind}"
+            )
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """With memory for each of its numbers: files may repeat one, which nobody could write to."""
+    return tensor.contiguous()
 
 
 def _single(tensor: torch.Tensor) -> torch.Tensor:

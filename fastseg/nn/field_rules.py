@@ -26,6 +26,11 @@ class Axis(NamedTuple):
     def stride(self) -> Fraction:
         return self.step / len(self.first)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every output sees everything."""
+        return math.isinf(self.first[0])
+
     def seen(self, indices: Iterable[int]) -> tuple[Any, Any]:
         """From the first to the last sample that the outputs ``indices`` see together."""
         places = [divmod(index, len(self.first)) for index in indices]
@@ -59,6 +64,8 @@ class Axis(NamedTuple):
         else:
             scale = Fraction(size, new_size)
             shift = (scale - 1) / 2
+        if self.is_whole:
+            return EVERYTHING._replace(step=self.stride * scale)
         period = len(self.first) * scale.denominator
         places = [o * scale + shift for o in range(period)]
         spans = [self.seen({math.floor(place), math.ceil(place)}) for place in places]
@@ -76,15 +83,19 @@ EVERYTHING = Axis((-math.inf,), (math.inf,), Fraction(1))
 def union(fields: list[Field]) -> Field:
     joined = []
     for axes in zip(*fields, strict=True):
-        finite = [axis for axis in axes if axis != EVERYTHING]
-        strides = {axis.stride for axis in finite}
+        strides = {axis.stride for axis in axes if not axis.is_whole}
         if len(strides) > 1:
             raise ValueError(
-                "receptive_field: paths that meet must have one stride, "
-                f"got {' and '.join(map(str, sorted(strides)))}"
+                "receptive_field: paths that meet must have one stride, got "
+                f"{' and '.join(map(str, sorted(strides)))}: what an output sees then depends on "
+                "its place; ask for a layer before they meet (at=), or for an input_size that is "
+                "resized evenly, if there is one"
             )
-        if len(finite) < len(axes):
-            joined.append(EVERYTHING)
+        if any(axis.is_whole for axis in axes):
+            # A map that is the same everywhere has no stride; that of the others counts.
+            others = [axis.stride for axis in axes if axis != EVERYTHING]
+            step = strides.pop() if strides else next(iter(others), EVERYTHING.step)
+            joined.append(EVERYTHING._replace(step=step))
             continue
         period = math.lcm(*(len(axis.first) for axis in axes))
         seen = [[axis.seen([o]) for axis in axes] for o in range(period)]
@@ -142,6 +153,19 @@ def pooling(field: Field, given: dict[str, Any], sizes: Sequence[int], output: T
     return tuple(axis.window(*window) for axis, *window in windows)
 
 
+def unpooling(field: Field, given: dict[str, Any], sizes: Sequence[int], output: Tensor) -> Field:
+    """Each sample goes to one place of its window; which, is seen by who sees the window."""
+    factors = [new // size for size, new in zip(sizes, output.shape[2:], strict=True)]
+    if any(size * f != new for size, f, new in zip(sizes, factors, output.shape[2:], strict=True)):
+        raise ValueError(
+            "receptive_field: max_unpool2d must go to a multiple of its input's size, got "
+            f"{tuple(output.shape[2:])} from {tuple(sizes)}; choose an input_size of even sides"
+        )
+    return tuple(
+        axis.transposed(0, factor, 1, factor) for axis, factor in zip(field, factors, strict=True)
+    )
+
+
 def interpolation(
     field: Field, given: dict[str, Any], sizes: Sequence[int], output: Tensor
 ) -> Field:
@@ -173,6 +197,7 @@ RULES: dict[str, Rule] = {
     "fastseg::dilated_conv2d": dilated_conv,
     "aten::max_pool2d_with_indices": pooling,
     "aten::avg_pool2d": pooling,
+    "aten::max_unpool2d": unpooling,
     "fastseg::bilinear_upsample": interpolation,
     "aten::constant_pad_nd": constant_pad,
     "aten::slice": slicing,

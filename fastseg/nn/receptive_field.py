@@ -1,8 +1,9 @@
 """How much of its input one output of a network sees."""
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from operator import sub
 from typing import Any, NamedTuple
@@ -39,7 +40,13 @@ def receptive_field(
 
     A layer of k taps at rate r adds r (k - 1) times the stride of all layers before it. The
     network runs once without values, and every operator that it calls is followed, so branches,
-    skips and crops count; where paths meet, the field is the span of all of them.
+    skips and crops count; where paths meet, the field is the span of all of them. A path that sees
+    everything (image pooling, so DeepLab v3 and v3+) makes the whole infinite.
+
+    Paths must meet with one stride. A map resized by other than a whole factor, as with aligned
+    corners by (n - 1) / (m - 1), drifts against the one it meets, and what an output sees depends
+    on its place: such networks are refused. These are the U-Net with interpolation, at every size,
+    and DeepLab v2's MSC except at sides of 8 k + 1 whose copies are too (513; 321).
 
     Args:
         network: run in evaluation mode; it stays as it is.
@@ -51,7 +58,8 @@ def receptive_field(
 
     Raises:
         ValueError: ``at`` is not run, the output does not depend on the input, paths of different
-            strides meet, or an operator has no rule.
+            strides meet, an unpooling does not double evenly (DeconvNet takes sides of 32 k), or
+            an operator has no rule.
     """
     copied = without_values(network)
     if in_channels is None:
@@ -61,7 +69,7 @@ def receptive_field(
     run: Callable[[Tensor], Any] = getattr(copied, "scores", copied)
     if at is not None:
         copied.get_submodule(at).register_forward_hook(lambda _m, _i, output: found.append(output))
-    with torch.no_grad(), FieldMode(input) as mode, WholeFunctions(mode):
+    with torch.no_grad(), any_algorithm(), FieldMode(input) as mode, WholeFunctions(mode):
         output = run(input)
     if at is not None:
         if not found:
@@ -78,6 +86,18 @@ def receptive_field(
         tuple(axis.stride for axis in field),
         tuple(whole(axis.first[0]) for axis in field),
     )
+
+
+@contextlib.contextmanager
+def any_algorithm() -> Iterator[None]:
+    """Where runs must be deterministic, modules call other operators; here nothing is computed."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
 def without_values(network: nn.Module) -> nn.Module:
@@ -143,6 +163,8 @@ class FieldMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         axes = len(field)
         sizes = given[0].shape[2:]
         rule = RULES.get(name)
+        if name == "aten::max_unpool2d":  # the switches are as large as what they send
+            return RULES[name](union([self.fields[id(t)] for t in given]), arguments, sizes, output)
         if rule is not None:
             # A residual is added to the result, and is as large.
             residuals = [self.fields[id(tensor)] for tensor in given[1:]]

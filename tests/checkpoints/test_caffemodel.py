@@ -16,6 +16,7 @@ from fastseg.checkpoints.formats import plan_of
 from fastseg.checkpoints.load import fill
 from fastseg.checkpoints.plan import Contents, Request
 
+pytestmark = pytest.mark.usefixtures("numbers_stay_one")
 rng = np.random.default_rng(0)
 
 

@@ -13,6 +13,8 @@ from fastseg.checkpoints.plan import Contents, Request
 from fastseg.checkpoints.rebuild import describe, rebuild
 from fastseg.checkpoints.wkentaro import MD5
 
+pytestmark = pytest.mark.usefixtures("numbers_stay_one")
+
 VARIANTS = {
     "kazuto_deeplabv2_resnet101_msc_182": "v2",
     "kazuto_deeplabv2_resnet101_msc_21": "v2",
@@ -74,7 +76,7 @@ CLASSIFIERS = ("AlexNet", "MobileNetV2", "ResNet", "VGG16")
 
 
 @pytest.fixture(scope="module")
-def loaded(checkpoint):
+def loaded(checkpoint, numbers_stay_one):
     """The model that a list's file becomes, each loaded once, and the file's tensors."""
     models = {}
 

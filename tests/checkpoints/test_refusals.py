@@ -8,8 +8,10 @@ import torch
 from caffe_writer import Layer, caffemodel, with_length
 from checkpoint_lists import names_of, numbered
 from safetensors.torch import save_file
+from torch import nn
 
 from fastseg import load_weights
+from fastseg.backbones import ResNet
 from fastseg.checkpoints import CheckpointError
 from fastseg.checkpoints.formats import plan_of
 from fastseg.checkpoints.plan import Contents, Request
@@ -115,8 +117,59 @@ def test_a_description_that_is_no_object(text, tmp_path):
 def test_caffemodels_that_are_none(content, message, tmp_path):
     path = tmp_path / "file.caffemodel"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=rf"file\.caffemodel must be a whole .*{message}"):
         load_weights(None, path)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "caffemodel", "npz", "h5", "tar"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "Git LFS, whose file `git lfs pull`",
+        ),
+        (b"<!DOCTYPE html><html>Not found</html>", "got a web page"),
+        (b"\xef\xbb\xbf\r\n <HTML>", "got a web page"),
+        (
+            b"no weights",
+            "(be a .pth, .* got one that starts with b'no weigh|a whole caffemodel file)",
+        ),
+    ],
+    ids=["lfs", "html", "html-later", "text"],
+)
+def test_what_stands_in_place_of_weights(content, message, suffix, tmp_path):
+    path = tmp_path / f"file.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"file\.{suffix} must .*{message}"):
+        load_weights(None, path)
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda: torch.ones(64, device="meta"), r"without values \(on the meta device\)"),
+        (lambda: torch.ones(64).to_sparse(), "a nested or sparse tensor"),
+        (lambda: torch.quantize_per_tensor(torch.ones(64), 0.1, 0, torch.quint8), "a quantised"),
+    ],
+    ids=["meta", "sparse", "quantised"],
+)
+@pytest.mark.parametrize("filled", [True, False])
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:TypedStorage")
+def test_tensors_without_a_number_each(make, found, filled, tmp_path):
+    tensors = {**tensors_of("torchvision_resnet18"), "bn1.weight": make()}
+    torch.save(tensors, tmp_path / "file.pth")
+    model = ResNet(18) if filled else None
+    with pytest.raises(CheckpointError, match=f"bn1.weight of .*file.pth must be .* got .*{found}"):
+        load_weights(model, tmp_path / "file.pth")
+
+
+def test_repeated_numbers_become_tensors_that_can_be_written(tmp_path):
+    torch.save(tensors_of("torchvision_resnet18"), tmp_path / "file.pth")
+    model = load_weights(None, tmp_path / "file.pth")
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    assert model.stem.conv.weight.std() > 0.5
 
 
 def test_hdf5_without_its_reader(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from fastseg.backbones import VGG16, AlexNet, Classifier, MobileNetV2, ResNet
 from fastseg.crf import DenseCRF
 from fastseg.models import (
+    SYSTEMS,
     DeconvNet,
     DeepLabV1,
     DeepLabV2ResNet,
@@ -109,6 +110,12 @@ def test_fcn8s_without_its_deconvolutions():
     matrices = [crf.compatibility, *(kernel.weight for kernel in crf.kernels)]
     assert [matrix.shape for matrix in matrices] == [(21, 21)] * 3
     assert count(port) + 3 * 21 * 21 == 134_491_103
+    # The README's count has the widths of the Gaussians too.
+    widths = [value for name, value in crf.named_parameters() if "sigma" in name]
+    assert sum(value.numel() for value in widths) == 3
+    assert not any(value.requires_grad for value in widths)
+    assert SYSTEMS["crf_rnn_sadeepj"].parameters == 134_491_103 + 3
+    assert SYSTEMS["crf_rnn"].parameters == 134_491_082 + 3
 
 
 def test_parts_of_deconvnet():

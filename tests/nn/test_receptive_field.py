@@ -10,11 +10,15 @@ from torch.nn import functional
 
 from fastseg.backbones import ResNet
 from fastseg.models import (
+    DeconvNet,
     DeepLabV1,
+    DeepLabV2ResNet,
     DeepLabV2VGG16,
     DeepLabV3,
+    DeepLabV3Plus,
     FCN8s,
     FCN32s,
+    MultiScale,
     UNet,
 )
 from fastseg.nn import DilatedConv1d, DilatedConv2d, receptive_field
@@ -94,8 +98,53 @@ def test_valid_unet_sees_between_188_and_204_pixels():
 def test_image_pooling_sees_everything():
     with torch.device("meta"):
         model = DeepLabV3(backbone="resnet18")
-    assert receptive_field(model).size == (inf, inf)
+    assert receptive_field(model) == ((inf, inf), (8, 8), (-inf, -inf))
     assert receptive_field(model, at="aspp.branches").size != (inf, inf)
+
+
+@pytest.mark.parametrize("size", [(513, 513), (500, 375)])
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_decoder_of_deeplab_v3plus(size, align_corners):
+    """The encoder sees everything, whatever its map is resized by; the decoder has stride 4."""
+    with torch.device("meta"):
+        model = DeepLabV3Plus(backbone="resnet18", align_corners=align_corners)
+    assert receptive_field(model, input_size=size) == ((inf, inf), (4, 4), (-inf, -inf))
+    low_level = receptive_field(model, at="reduce", input_size=size)
+    assert low_level == receptive_field(model, at="backbone.layer1", input_size=size)
+    assert low_level.size == (43, 43)
+
+
+def test_unpooling_keeps_what_pooling_saw():
+    class Pooled(nn.Module):
+        def forward(self, input):
+            pooled, places = functional.max_pool2d(input, 2, return_indices=True)
+            return functional.max_unpool2d(pooled, places, 2, output_size=input.shape[2:])
+
+    network = nn.Sequential(conv(3), Pooled())
+    assert receptive_field(network, input_size=(16, 16)) == ((4, 4), (1, 1), (-1, -1))
+    with pytest.raises(ValueError, match=r"max_unpool2d must go to a multiple .* input_size of ev"):
+        receptive_field(network, input_size=(15, 15))
+
+
+def test_deconvnet():
+    with torch.device("meta"):
+        model = DeconvNet()
+    field = receptive_field(model, input_size=(224, 224))
+    assert field.stride == (1, 1)
+    assert receptive_field(model, at="fc6", input_size=(224, 224)).size == (404, 404)
+    # Through the transposed 7x7 an output sees 7 of these; the decoder's 3x3 reach for one more.
+    assert field.size[0] > 404 + 6 * 32
+
+
+def test_paths_that_drift_are_refused():
+    with torch.device("meta"):
+        unet = UNet(padding="same", up="bilinear")
+        several = MultiScale(DeepLabV2ResNet(depth=18))
+    with pytest.raises(ValueError, match=r"one stride, got .*depends on its place; .*at="):
+        receptive_field(unet)
+    assert receptive_field(several, input_size=(513, 513)).stride == (8, 8)
+    with pytest.raises(ValueError, match=r"one stride, got 8 and .*an input_size that"):
+        receptive_field(several, input_size=(500, 500))
 
 
 def test_upsampling_has_phases():
