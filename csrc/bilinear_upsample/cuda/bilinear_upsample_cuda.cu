@@ -71,7 +71,7 @@ cudaError_t upsample_backward(const void* grad, const ScoreLayout& layout,
                                        g.height,
                                        g.width,
                                        inner};
-    constexpr int kPack = 16 / sizeof(S) < 4 ? 16 / sizeof(S) : 4;
+    constexpr int kPack = sizeof(S) < 8 ? 4 : 1;  // of two float64 registers spill
     const bool packed = pack_size<S, kPack>(g.width, grad, grad) == kPack;
     launch_adjoint<Arithmetic<S>, kPack>(gradient, tables, g, layout, packed, stream);
   });
