@@ -26,6 +26,8 @@ def operators(
     pixels = batch * size[0] * size[1]
     enlarged, labels = float(classes * pixels * FLOAT), pixels * float(LONG)
     blend = 7.0 * classes * pixels  # operations of interpolating everything once
+    # Four neighbours of a row interpolate three columns vertically, and each itself horizontally.
+    shared = (3 * 3 + 4 * 3) / 4 * classes * pixels
     tables = Step("tabulate_axes", ((size[0] + size[1]) * 16.0,), 0)
     record = 16.0 * pixels
     label = f"{name} {batch}x{classes}x{source[0]}x{source[1]} to {size[0]}x{size[1]}"
@@ -41,7 +43,7 @@ def operators(
         yield plan(op, [Step(kernel, (samples, enlarged), blend)], moved, moved, 1)
     yield plan(
         "upsample_argmax",
-        [Step("argmax_of_pixels", (samples, labels), 2 * blend)],
+        [Step("argmax_of_pixels", (samples, labels), shared + blend)],
         samples + labels,
         samples + 2 * enlarged + labels,
         2,
@@ -81,9 +83,9 @@ def operators(
     yield plan(
         "upsample_cross_entropy and gradient",
         [
-            Step("losses_of_pixels", (samples, labels, record), blend + soften / 2),
-            Step("total_loss", (pixels / 256 * 24.0,), 0),
-            Step("upsample_adjoint", (record, 2 * samples), adjoint + soften),
+            Step("losses_of_pixels", (samples, labels, record), shared + soften / 2),
+            Step("total_loss", (pixels / 1024 * 24.0,), 0),
+            Step("upsample_adjoint", (record, 2 * samples), 2 * shared + soften),
         ],
         2 * samples + labels,
         # interpolate, log_softmax, the loss, and their gradients

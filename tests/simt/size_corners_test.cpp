@@ -20,14 +20,21 @@ bool classes_beyond_the_exact_floats() {
   const AxisTables<float> tables = {&tap, &tap, nullptr, nullptr};
   const CrossEntropyGradient<float, float> gradient = {
       logits.data(), tables, &record, nullptr, nullptr, classes, 1, 1, 1, 1, false};
-  const auto of_class = [&](int64_t c) { return gradient.at(gradient.source(c, 0), 0, 0); };
+  const auto of_class = [&](int64_t c) {
+    float values[1];
+    gradient.at(gradient.source(c, 0), 0, 0, values);
+    return values[0];
+  };
   return of_class(label - 1) == 0.25f && of_class(label) == -0.75f;
 }
 
 struct Ones {
   float* total;
   int source(int64_t, int64_t) const { return 0; }
-  float at(int, int32_t, int32_t x) const { return x < 0 ? 1e9f : 1; }
+  template <int kPack>
+  void at(int, int32_t, int32_t, float (&values)[kPack]) const {
+    for (float& value : values) value = 1;
+  }
   void write(float sum, int64_t, int64_t, int32_t, int32_t) const { *total = sum; }
 };
 
@@ -40,8 +47,8 @@ bool columns_near_the_largest_int32() {
   const AxisTables<float> tables = {last.data(), last.data() - (kWidth - kPixels), &row, &columns};
   const AdjointShape shape = {1, 1, 1, 1, 1, kWidth, 1, 1, 1, 1};
   float total = 0;
-  FASTSEG_LAUNCH((upsample_adjoint<float, 1, Ones>), 1, kAdjointThreads, 0, simt::callers_stream(),
-                 Ones{&total}, tables, shape);
+  FASTSEG_LAUNCH((upsample_adjoint<float, 1, 1, Ones>), 1, kAdjointThreads, 0,
+                 simt::callers_stream(), Ones{&total}, tables, shape);
   return total == kPixels;
 }
 

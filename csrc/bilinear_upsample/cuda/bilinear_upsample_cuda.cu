@@ -71,7 +71,9 @@ cudaError_t upsample_backward(const void* grad, const ScoreLayout& layout,
                                        g.height,
                                        g.width,
                                        inner};
-    launch_adjoint(gradient, tables, g, layout, stream);
+    constexpr int kPack = sizeof(S) < 8 ? 4 : 1;  // of two float64 registers spill
+    const bool packed = pack_size<S, kPack>(g.width, grad, grad) == kPack;
+    launch_adjoint<Arithmetic<S>, kPack>(gradient, tables, g, layout, packed, stream);
   });
   return cudaGetLastError();
 }

@@ -79,8 +79,12 @@ struct PlainGradient {
   __device__ const S* source(int64_t outer, int64_t inner) const {
     return grad + outer * height * width * inner_size + inner;
   }
-  __device__ Arithmetic<S> at(const S* source, int32_t y, int32_t x) const {
-    return widen(source[(y * width + x) * inner_size]);
+  // Packs are of planes.
+  template <int kPack>
+  __device__ void at(const S* source, int32_t y, int32_t x, Arithmetic<S> (&values)[kPack]) const {
+    const Pack<S, kPack> pack = load_pack<kPack>(source + (y * width + x) * inner_size);
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) values[i] = widen(pack[i]);
   }
   __device__ void write(Arithmetic<S> sum, int64_t outer, int64_t inner, int32_t row,
                         int32_t column) const {

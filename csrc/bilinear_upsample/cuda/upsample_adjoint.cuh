@@ -41,16 +41,17 @@ __device__ __forceinline__ AdjointTile adjoint_tile(const AdjointShape& shape, i
   return tile;
 }
 
-// Threads are (kColumns, kInner): each first sums a pixel column over the rows of the window
-// (neighbouring threads read neighbouring numbers), then a source column over the pixels of its
-// window, which lie in shared memory. Blocks take tiles in turn.
+// Threads are (kSlots, kInner): each first sums kPack neighbouring pixel columns over the rows of
+// the window (neighbouring threads read neighbouring packs), then a source column over the pixels
+// of its window, which lie in shared memory. Blocks take tiles in turn.
 //
-// `Gradient` has source(outer, inner), what at(source, y, x) needs to tell the number to be summed,
-// and write(sum, outer, inner, row, column).
-template <typename T, int kInner, typename Gradient>
-__global__ void __launch_bounds__(kAdjointThreads)
+// `Gradient` has source(outer, inner), what at(source, y, x, values) needs to tell the numbers of
+// kPack pixels to be summed, of which those past the row's end are not used, and
+// write(sum, outer, inner, row, column).
+template <typename T, int kInner, int kPack, typename Gradient>
+__global__ void __launch_bounds__(kAdjointThreads / kPack)
     upsample_adjoint(Gradient gradient, AxisTables<T> tables, AdjointShape shape) {
-  constexpr int kColumns = kAdjointThreads / kInner;
+  constexpr int kSlots = kAdjointThreads / kPack / kInner, kColumns = kSlots * kPack;
   FASTSEG_SHARED(T, column_sums, [kColumns][kInner]);
   const int slot = threadIdx.x / kInner, lane = threadIdx.x % kInner;
 
@@ -58,7 +59,7 @@ __global__ void __launch_bounds__(kAdjointThreads)
     const AdjointTile tile = adjoint_tile(shape, number, kInner);
     const int64_t inner = tile.inner + lane;
     const Window rows = tables.row_windows[tile.row];
-    const uint32_t begin = tables.column_windows[tile.first].begin;
+    const uint32_t begin = tables.column_windows[tile.first].begin / kPack * kPack;
     const uint32_t end = tables.column_windows[tile.last - 1].end;
     const bool owns = slot < tile.last - tile.first && inner < shape.inner;
     const int32_t column = owns ? tile.first + slot : tile.first;
@@ -67,13 +68,19 @@ __global__ void __launch_bounds__(kAdjointThreads)
     const auto source = gradient.source(tile.outer, inner);
     T total = 0;
     for (uint32_t x = begin; x < end; x += kColumns) {
-      T sum = 0;
-      if (x + slot < end && inner < shape.inner) {
+      T sums[kPack] = {};
+      const uint32_t own = x + slot * kPack;
+      if (own < end && inner < shape.inner) {
         for (uint32_t y = rows.begin; y < rows.end; ++y) {
-          sum += weight_of(tables.rows[y], tile.row) * gradient.at(source, y, x + slot);
+          const T weight = weight_of(tables.rows[y], tile.row);
+          T values[kPack];
+          gradient.at(source, y, own, values);
+#pragma unroll
+          for (int i = 0; i < kPack; ++i) sums[i] += weight * values[i];
         }
       }
-      column_sums[slot][lane] = sum;
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) column_sums[slot * kPack + i][lane] = sums[i];
       __syncthreads();
       const uint32_t from = columns.begin > x ? columns.begin : x;
       const uint32_t to = columns.end < x + kColumns ? columns.end : x + kColumns;
@@ -87,11 +94,11 @@ __global__ void __launch_bounds__(kAdjointThreads)
 }
 
 inline AdjointShape adjoint_shape(const UpsampleGeometry& g, int64_t outer, int64_t inner,
-                                  int inner_of_block) {
-  const int64_t columns = kAdjointThreads / inner_of_block;
-  // So many that their windows together fill the block's threads once.
-  int64_t tile = columns * g.source_width / g.width;
-  tile = tile < 1 ? 1 : tile > columns ? columns : tile;
+                                  int inner_of_block, int pack) {
+  const int64_t columns = kAdjointThreads / inner_of_block, slots = columns / pack;
+  // So many that their windows, which overlap by one, fill the block's columns once.
+  int64_t tile = (columns - pack) * g.source_width / g.width - 1;
+  tile = tile < 1 ? 1 : tile > slots ? slots : tile;
   if (tile > g.source_width) tile = g.source_width;
   const int64_t tiles = (g.source_width + tile - 1) / tile;
   const int64_t inner_tiles = (inner + inner_of_block - 1) / inner_of_block;
@@ -107,30 +114,34 @@ inline AdjointShape adjoint_shape(const UpsampleGeometry& g, int64_t outer, int6
           outer * g.source_height * tiles * inner_tiles};
 }
 
-template <typename T, int kInner, typename Gradient>
+template <typename T, int kInner, int kPack, typename Gradient>
 void launch_adjoint_tiles(const Gradient& gradient, const AxisTables<T>& tables,
                           const UpsampleGeometry& g, int64_t outer, int64_t inner,
                           cudaStream_t stream) {
+  const AdjointShape shape = adjoint_shape(g, outer, inner, kInner, kPack);
   const int64_t largest_grid = FASTSEG_LARGEST_GRID;
-  const AdjointShape shape = adjoint_shape(g, outer, inner, kInner);
   const auto blocks =
       static_cast<unsigned>(shape.blocks < largest_grid ? shape.blocks : largest_grid);
-  FASTSEG_LAUNCH((upsample_adjoint<T, kInner, Gradient>), blocks, kAdjointThreads, 0, stream,
-                 gradient, tables, shape);
+  FASTSEG_LAUNCH((upsample_adjoint<T, kInner, kPack, Gradient>), blocks, kAdjointThreads / kPack, 0,
+                 stream, gradient, tables, shape);
 }
 
-// Of planes, or of channels_last arrays: there 32 channels a block, so that a warp reads those of
-// one pixel, or 4 where there are few.
-template <typename T, typename Gradient>
+// Of planes, in packs of kPack columns where their rows are `packed`; or of channels_last arrays:
+// there 32 channels a block, so that a warp reads those of one pixel side by side, or 4 where there
+// are few.
+template <typename T, int kPack, typename Gradient>
 void launch_adjoint(const Gradient& gradient, const AxisTables<T>& tables,
-                    const UpsampleGeometry& g, const ScoreLayout& layout, cudaStream_t stream) {
-  const int64_t channels = layout.channels;
-  if (!layout.channels_last) {
-    launch_adjoint_tiles<T, 1>(gradient, tables, g, layout.batch * channels, 1, stream);
-  } else if (channels <= 4) {
-    launch_adjoint_tiles<T, 4>(gradient, tables, g, layout.batch, channels, stream);
+                    const UpsampleGeometry& g, const ScoreLayout& layout, bool packed,
+                    cudaStream_t stream) {
+  const int64_t channels = layout.channels, planes = layout.batch * channels;
+  if (layout.channels_last && channels <= 4) {
+    launch_adjoint_tiles<T, 4, 1>(gradient, tables, g, layout.batch, channels, stream);
+  } else if (layout.channels_last) {
+    launch_adjoint_tiles<T, 32, 1>(gradient, tables, g, layout.batch, channels, stream);
+  } else if (packed) {
+    launch_adjoint_tiles<T, 1, kPack>(gradient, tables, g, planes, 1, stream);
   } else {
-    launch_adjoint_tiles<T, 32>(gradient, tables, g, layout.batch, channels, stream);
+    launch_adjoint_tiles<T, 1, 1>(gradient, tables, g, planes, 1, stream);
   }
 }
 

@@ -24,7 +24,8 @@ cudaError_t upsample_argmax(const void* logits, const ScoreLayout& layout,
       });
     };
     const auto with_pixels = [&](auto* out) {
-      if (taps_are_near<4>(g)) return launch(out, std::integral_constant<int, 4>());
+      constexpr int kNear = 16 / sizeof(Arithmetic<S>);  // of four float64 registers spill
+      if (taps_are_near<kNear>(g)) return launch(out, std::integral_constant<int, kNear>());
       return launch(out, std::integral_constant<int, 1>());
     };
     if (byte_labels) return with_pixels(static_cast<uint8_t*>(labels));

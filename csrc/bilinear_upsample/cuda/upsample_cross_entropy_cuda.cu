@@ -58,8 +58,12 @@ void launch_gradient(const CrossEntropyTask& task, const ScoreLayout& layout,
                                                g.height,
                                                g.width,
                                                task.grad_channels_last};
-  launch_adjoint_tiles<Arithmetic<S>, 1>(gradient, tables, g, layout.batch * layout.channels, 1,
-                                         stream);
+  const int64_t planes = layout.batch * layout.channels;
+  if (taps_are_near<4>(g)) {
+    launch_adjoint_tiles<Arithmetic<S>, 1, 4>(gradient, tables, g, planes, 1, stream);
+  } else {
+    launch_adjoint_tiles<Arithmetic<S>, 1, 1>(gradient, tables, g, planes, 1, stream);
+  }
 }
 
 template <typename S>

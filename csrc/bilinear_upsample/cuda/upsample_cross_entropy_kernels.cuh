@@ -154,14 +154,20 @@ struct CrossEntropyGradient {
     return {logits + plane * source_height * source_width, records + image * height * width,
             static_cast<int32_t>(plane - image * channels)};
   }
-  __device__ T at(const Source& source, int32_t y, int32_t x) const {
-    const PixelRecord<T> record = source.records[y * width + x];
-    if (record.scale == 0) return 0;  // ignored, or weighs nothing
-    const NearTaps<T, 1> taps(tables, y, x, source_width, width);
-    T columns[2];
+  template <int kPack>
+  __device__ void at(const Source& source, int32_t y, int32_t x, T (&values)[kPack]) const {
+    const NearTaps<T, kPack> taps(tables, y, x, source_width, width);
+    T columns[NearTaps<T, kPack>::kColumns];
     taps.columns_of(source.logits, columns);  // rounded as `largest` was
-    const T share = exp_of(taps.horizontal(columns, 0) - record.largest) * record.scale;
-    return record.label == source.label ? share - record.omega : share;
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      values[i] = 0;
+      if (x + i >= width) continue;
+      const PixelRecord<T> record = source.records[y * width + x + i];
+      if (record.scale == 0) continue;  // ignored, or weighs nothing
+      const T share = exp_of(taps.horizontal(columns, i) - record.largest) * record.scale;
+      values[i] = record.label == source.label ? share - record.omega : share;
+    }
   }
   __device__ void write(T sum, int64_t plane, int64_t, int32_t row, int32_t column) const {
     const int64_t image = plane / channels, samples = source_height * source_width;

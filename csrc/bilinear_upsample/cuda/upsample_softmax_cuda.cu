@@ -20,20 +20,34 @@ void launch_planes(const S* logits, const AxisTables<Arithmetic<S>>& tables,
   });
 }
 
+// How many neighbouring numbers a thread takes at once; more take too many registers.
+template <typename S>
+constexpr int kPack = 16 / sizeof(S) < 4 ? 16 / sizeof(S) : 4;
+
+template <typename S, int kPixels>
+void launch_products_of_planes(const S* grad, const S* probs, const ScoreLayout& layout,
+                               int64_t pixels, cudaStream_t stream, Arithmetic<S>* sums) {
+  const int64_t packs = layout.batch * (pixels / kPixels);
+  in_grids_of_threads(packs, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
+    FASTSEG_LAUNCH((inner_products_of_planes<S, kPixels>), blocks, kSoftmaxThreads, 0, stream, grad,
+                   probs, layout.batch, layout.channels, pixels, first, sums);
+  });
+}
+
 template <typename S>
 void launch_inner_products(const S* grad, const S* probs, const ScoreLayout& layout, int64_t pixels,
                            cudaStream_t stream, Arithmetic<S>* sums) {
   if (layout.channels_last) {
-    return in_grids_of_threads(
-        32 * layout.batch * pixels, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
-          FASTSEG_LAUNCH(inner_products_of_pixels<S>, blocks, kSoftmaxThreads, 0, stream, grad,
-                         probs, layout.channels, layout.batch * pixels, first, sums);
-        });
+    const int64_t all = layout.batch * pixels;
+    in_grids_of_threads(32 * all, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
+      FASTSEG_LAUNCH(inner_products_of_pixels<S>, blocks, kSoftmaxThreads, 0, stream, grad, probs,
+                     layout.channels, all, first, sums);
+    });
+  } else if (pack_size<S, kPack<S>>(pixels, grad, probs) == kPack<S>) {
+    launch_products_of_planes<S, kPack<S>>(grad, probs, layout, pixels, stream, sums);
+  } else {
+    launch_products_of_planes<S, 1>(grad, probs, layout, pixels, stream, sums);
   }
-  in_grids_of_threads(layout.batch * pixels, kSoftmaxThreads, [&](int64_t first, unsigned blocks) {
-    FASTSEG_LAUNCH(inner_products_of_planes<S>, blocks, kSoftmaxThreads, 0, stream, grad, probs,
-                   layout.batch, layout.channels, pixels, first, sums);
-  });
 }
 
 }  // namespace
@@ -43,7 +57,6 @@ cudaError_t upsample_softmax(const void* logits, const ScoreLayout& layout,
                              void* probs) {
   with_type(layout.type, [&](auto* type) {
     using S = std::remove_pointer_t<decltype(type)>;
-    constexpr int kPack = 16 / sizeof(S) < 4 ? 16 / sizeof(S) : 4;  // more take too many registers
     const auto tables = make_tables<Arithmetic<S>>(g, scratch, stream);
     const S* from = static_cast<const S*>(logits);
     S* to = static_cast<S*>(probs);
@@ -53,8 +66,8 @@ cudaError_t upsample_softmax(const void* logits, const ScoreLayout& layout,
         FASTSEG_LAUNCH(softmax_of_pixels<S>, blocks, kSoftmaxThreads, 0, stream, from, tables,
                        layout.batch, layout.channels, g, first, to);
       });
-    } else if (pack_size<S, kPack>(g.width, to, to) == kPack) {
-      launch_planes<S, kPack>(from, tables, layout, g, stream, to);
+    } else if (pack_size<S, kPack<S>>(g.width, to, to) == kPack<S>) {
+      launch_planes<S, kPack<S>>(from, tables, layout, g, stream, to);
     } else {
       launch_planes<S, 1>(from, tables, layout, g, stream, to);
     }
@@ -87,7 +100,8 @@ cudaError_t upsample_softmax_backward(const void* grad, const void* probs,
                                          g.height,
                                          g.width,
                                          layout.channels_last};
-    launch_adjoint(gradient, tables, g, layout, stream);
+    const bool packed = pack_size<S, kPack<S>>(g.width, upstream, weights) == kPack<S>;
+    launch_adjoint<T, kPack<S>>(gradient, tables, g, layout, packed, stream);
   });
   return cudaGetLastError();
 }

@@ -90,21 +90,24 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
   }
 }
 
-// Sums over the classes of probs * grad, (B, H, W), of planes: one thread a pixel.
-template <typename S>
+// Sums over the classes of probs * grad, (B, H, W), of planes: one thread owns kPixels neighbouring
+// pixels.
+template <typename S, int kPixels>
 __global__ void __launch_bounds__(kSoftmaxThreads)
     inner_products_of_planes(const S* __restrict__ grad, const S* __restrict__ probs, int64_t batch,
                              int64_t channels, int64_t pixels, int64_t first_block,
                              Arithmetic<S>* __restrict__ sums) {
-  const int64_t number = thread_of(first_block), image = number / pixels;
+  const int64_t number = thread_of(first_block) * kPixels, image = number / pixels;
   if (image >= batch) return;
   const int64_t pixel = number - image * pixels;
-  Arithmetic<S> sum = 0;
+  Pack<Arithmetic<S>, kPixels> sum = {};
   for (int64_t c = 0; c < channels; ++c) {
     const int64_t at = (image * channels + c) * pixels + pixel;
-    sum += widen(probs[at]) * widen(grad[at]);
+    const auto weights = load_pack<kPixels>(probs + at), upstream = load_pack<kPixels>(grad + at);
+#pragma unroll
+    for (int i = 0; i < kPixels; ++i) sum[i] += widen(weights[i]) * widen(upstream[i]);
   }
-  sums[number] = sum;
+  store_pack(sum, sums + number);
 }
 
 // The same of channels_last: one warp a pixel.
@@ -143,9 +146,18 @@ struct SoftmaxGradient {
     const int64_t stride = channels_last ? channels : 1, first = outer * pixels * stride + inner;
     return {grad + first, probs + first, inner_products + image * pixels, stride};
   }
-  __device__ Arithmetic<S> at(const Source& source, int32_t y, int32_t x) const {
+  // Packs are of planes.
+  template <int kPack>
+  __device__ void at(const Source& source, int32_t y, int32_t x,
+                     Arithmetic<S> (&values)[kPack]) const {
     const int64_t pixel = y * width + x, place = pixel * source.stride;
-    return widen(source.probs[place]) * (widen(source.grad[place]) - source.inner_products[pixel]);
+    const Pack<S, kPack> probs = load_pack<kPack>(source.probs + place);
+    const Pack<S, kPack> grad = load_pack<kPack>(source.grad + place);
+    const auto products = load_pack<kPack>(source.inner_products + pixel);
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      values[i] = widen(probs[i]) * (widen(grad[i]) - products[i]);
+    }
   }
   __device__ void write(Arithmetic<S> sum, int64_t outer, int64_t inner, int32_t row,
                         int32_t column) const {
