@@ -1,10 +1,13 @@
 """What the CUDA kernels must move and compute, on paper: ``python benchmarks/roofline.py``.
 
 Nothing here was measured. A kernel's predicted time is the longest of: its bytes at the card's
-memory bandwidth, its operations at the card's rate, and what one launch costs; each array counts
-once where a later kernel finds it in the second-level cache, and every time where it is larger than
-that. A matrix product is counted in whole tiles, as many at a time as there are multiprocessors,
-with what its tiles read from that cache. The occupancy is that of csrc/cuda_budget.csv.
+memory bandwidth, its operations at the card's rates of float32 and of float64, and what one launch
+costs; each array counts once where a later kernel finds it in the second-level cache, and every
+time where it is larger than that. The lattice and the dense CRF also gather: rows that lie anywhere
+pass through that cache as often as they are asked for, in whole sectors, none of them found in the
+first level; and atomics on one address take turns. A matrix product is counted in whole tiles, as
+many at a time as there are multiprocessors, with what its tiles read from that cache. The cache is
+taken to give 40 bytes a cycle and multiprocessor. The occupancy is that of csrc/cuda_budget.csv.
 
 Beside it stand the floor (every argument read and every result written once, and the operations
 that the definition needs, at the highest rate), and what other implementations must do at least:
@@ -59,6 +62,7 @@ def rows_of(plan: Plan, occupancy: Mapping[tuple[str, str], float]) -> list[dict
             "card": name,
             "launches": str(plan.launches),
             "megabytes": f"{plan.bytes / 1e6:.3f}",
+            "l2_megabytes": f"{plan.l2_bytes / 1e6:.3f}",
             "gigaoperations": f"{plan.operations / 1e9:.3f}",
             "lowest_occupancy": lowest(occupancy, kernels, card.architecture),
             "predicted_ms": f"{plan.seconds(card) * 1e3:.4f}",

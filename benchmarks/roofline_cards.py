@@ -14,7 +14,7 @@ class Card:
     ``half`` and ``tf32`` are of tensor cores, without sparsity, with sums in float32. ``mma`` is
     the share of them that the instructions of earlier architectures reach, which the kernels here
     use: on Hopper 0.63 (Luo et al. 2024, "Benchmarking and Dissecting the Nvidia Hopper GPU
-    Architecture via Microbenchmarking").
+    Architecture via Microbenchmarking"). ``double`` is the share of ``rate`` in float64.
     """
 
     bandwidth: float
@@ -26,6 +26,7 @@ class Card:
     multiprocessors: int = 1
     clock: float = 1e9
     mma: float = 1.0
+    double: float = 0.5
 
     def operations(self, precision: str) -> float:
         """A second, at most: ``"float32"`` is without tensor cores."""
@@ -39,27 +40,45 @@ class Card:
 CARDS = {
     "H100 SXM": Card(3.35e12, 67e12, 50e6, "sm_90", 989e12, 494e12, 132, 1.83e9, 0.63),
     "A100 SXM": Card(2.04e12, 19.5e12, 40e6, "sm_80", 312e12, 156e12, 108, 1.41e9),
-    "L4": Card(0.30e12, 30.3e12, 48e6, "sm_86", 121e12, 60e12, 58, 2.04e9),
-    "RTX 4090": Card(1.01e12, 82.6e12, 72e6, "sm_86", 165e12, 82.6e12, 128, 2.52e9),
+    "L4": Card(0.30e12, 30.3e12, 48e6, "sm_86", 121e12, 60e12, 58, 2.04e9, double=1 / 64),
+    "RTX 4090": Card(1.01e12, 82.6e12, 72e6, "sm_86", 165e12, 82.6e12, 128, 2.52e9, double=1 / 64),
 }
 
 
 @dataclass(frozen=True)
 class Step:
-    """One launch, or several alike: arrays that it reads and writes, in bytes, and operations."""
+    """One launch, or several alike: arrays that it reads and writes, in bytes, and operations.
+
+    ``l2_bytes`` pass through the second-level cache: what is gathered, as often as it is asked for.
+    ``doubles`` are operations in float64, ``in_turn`` atomics on one address: one a cycle.
+    """
 
     kernel: str
     arrays: tuple[float, ...]
     operations: float
     launches: int = 1
+    l2_bytes: float = 0.0
+    doubles: float = 0.0
+    in_turn: float = 0.0
+
+    @property
+    def times(self) -> int:
+        """That the operations and the bytes through the cache are done."""
+        return self.launches
 
     def seconds(self, card: Card) -> float:
         """Arrays that fit into the cache together come from there after the first launch."""
         moved = sum(self.arrays)
         kept = moved <= card.cache / 2
         traffic = moved * (1 if kept else self.launches)
-        work = max(traffic / card.bandwidth, self.operations * self.launches / card.rate)
-        return max(work, LAUNCH * self.launches)
+        one = max(
+            LAUNCH,
+            self.l2_bytes / card.l2_bandwidth,
+            self.operations / card.rate,
+            self.doubles / (card.double * card.rate),
+            self.in_turn / card.clock,
+        )
+        return max(traffic / card.bandwidth, one * self.launches)
 
 
 @dataclass(frozen=True)
@@ -70,8 +89,11 @@ class Tiles(Step):
     """
 
     blocks: int = 1
-    l2_bytes: float = 0.0
     precision: str = "float32"
+
+    @property
+    def times(self) -> int:
+        return self.blocks
 
     def seconds(self, card: Card) -> float:
         rounds = -(-self.blocks // card.multiprocessors)
@@ -120,10 +142,11 @@ class Plan:
 
     @property
     def operations(self) -> float:
-        return sum(
-            step.operations * (step.blocks if isinstance(step, Tiles) else step.launches)
-            for step in self.steps
-        )
+        return sum((step.operations + step.doubles) * step.times for step in self.steps)
+
+    @property
+    def l2_bytes(self) -> float:
+        return sum(step.l2_bytes * step.times for step in self.steps)
 
     @property
     def launches(self) -> int:

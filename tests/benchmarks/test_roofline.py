@@ -8,7 +8,7 @@ from benchmarks import roofline
 from benchmarks.ops import bench_aspp, bench_bilinear_upsample, bench_dilated_conv, bench_mean_field
 from benchmarks.roofline_cards import CARDS, LAUNCH, Card, Plan, Rival, Step, Tiles
 from benchmarks.roofline_conv import Branch
-from benchmarks.roofline_crf import Field, others
+from benchmarks.roofline_crf import Field, Lattice, gathered, lattice_steps, mean_field, others
 
 H100 = CARDS["H100 SXM"]
 CARD = Card(1e12, 1e13, 4e6, "sm_80", 4e13, 2e13, multiprocessors=10, clock=1e9, mma=0.5)
@@ -27,6 +27,47 @@ def test_a_step_takes_the_longest_of_three():
     assert Step("k", (1e9,), 0, 2).seconds(CARD) == pytest.approx(2e-3)
     cached = Step("k", (1e6,), 0, 2).seconds(CARD)
     assert cached == pytest.approx(2 * LAUNCH)
+
+
+def test_a_step_takes_as_long_as_what_it_gathers_and_what_takes_turns():
+    """Each launch anew: at 40 bytes a cycle and multiprocessor, half of the rate, one a cycle."""
+    assert Step("k", (1e3,), 0, 2, l2_bytes=4e9).seconds(CARD) == pytest.approx(2 * 1e-2)
+    assert Step("k", (1e3,), 1e9, 2, doubles=1e9).seconds(CARD) == pytest.approx(2 * 2e-4)
+    assert Step("k", (1e3,), 0, 2, in_turn=1e6).seconds(CARD) == pytest.approx(2 * 1e-3)
+    assert CARDS["L4"].double == CARDS["RTX 4090"].double == 1 / 64
+
+
+def test_rows_are_gathered_in_whole_sectors():
+    """A row of 84 bytes begins at any of eight places of a sector: at five it lies in 3, else in 4.
+
+    Where a warp's 32 lanes are of rows that follow one another, 20 in 32 are cut in two.
+    """
+    assert gathered(8, 21, 4, adjoining=False) == 8 * 112
+    sectors = sum((4 * begin + 84 + 31) // 32 for begin in range(8))
+    assert 32 * sectors == 8 * 112
+    assert gathered(32, 21, 4) == 32 * 112 + 20 * 28
+    assert gathered(5, 1, 4) == gathered(5, 2, 4) == gathered(5, 8, 4) == 5 * 32
+    assert gathered(2, 40, 4, adjoining=False) == 2 * (160 + 2 * 28)
+
+
+def test_an_update_gathers_a_row_for_each_contribution_and_neighbour():
+    """Of two labels, 8 bytes: a sector each."""
+    lattice = Lattice(2, 50, (8.0, 2.5), 30)
+    _, (splat, _, blur, last, update) = mean_field(100, 2, [lattice], 10)
+    assert [step.launches for step in (splat, blur, last, update)] == [10] * 4
+    assert splat.l2_bytes == 300 * 32 + 300 * 8 + 50 * 8 + 300 / 64 * 8
+    assert blur.l2_bytes == 50 * 8 * 32 + 50 * (16 + 64) + 50 * 8
+    assert last.l2_bytes == 50 * 2.5 * 32 + 50 * 8 + 50 * 8
+    assert update.l2_bytes == 300 * 32 + 300 * 8 + 2 * 100 * 8
+    assert [Lattice(2, 50).rows(axis) for axis in (0, 2)] == [9, 3]
+
+
+def test_points_are_placed_in_double_precision_and_raise_one_number():
+    """Of d = 1: 5 for the feature, 22 for two coordinates, 3 for a pair; each half a fused one."""
+    place, enter, *_ = lattice_steps(64, Lattice(1, 7, (), 40))
+    assert place.doubles == 2 * 64 * 30
+    assert place.in_turn == 2  # one a warp
+    assert enter.in_turn == 80  # two for each contribution to the hottest vertex
 
 
 def test_tiles_take_whole_rounds_of_the_multiprocessors():
@@ -49,13 +90,21 @@ def test_rivals_and_floors():
     assert plan.floor(CARD) == pytest.approx(2e-3)
 
 
-@pytest.mark.parametrize("setting", ["80/13", "67/3"])
-def test_targets_of_the_crf(plans, setting):
-    whole = plans[f"dense CRF 375x500x21 {setting}: whole call"]
-    assert whole.seconds(H100) < 1e-3
+@pytest.mark.parametrize(
+    ("setting", "storage", "milliseconds"),
+    [("80/13", "", 0.8), ("80/13", ", half storage", 0.65),
+     ("67/3", "", 1.2), ("67/3", ", half storage", 1.0)],
+)  # fmt: skip
+def test_targets_of_the_crf(plans, setting, storage, milliseconds):
+    """Under a millisecond, but for many vertices in float32.
+
+    Of the others it is left out what they gather: they are further behind than is asserted.
+    """
+    whole = plans[f"dense CRF 375x500x21 {setting}: whole call{storage}"]
+    assert 0.9 * milliseconds < 1e3 * whole.seconds(H100) < milliseconds
     assert whole.launches <= 110
     for name, rival in whole.rivals.items():
-        assert rival.seconds(H100) > 2 * whole.seconds(H100), name
+        assert rival.seconds(H100) > 1.6 * whole.seconds(H100), name
 
 
 def test_labels_move_a_tenth_of_torchs_bytes(plans):
@@ -115,7 +164,7 @@ def test_branches_leave_padding_out_and_fill_vectors():
 
 def test_others_count_slots_and_not_vertices():
     """Of one kernel of d = 1 over 10 points: 20 slots, of which 3 are vertices; one label."""
-    case = Field("", 10, 1, ((1, 3),))
+    case = Field("", 10, 1, (Lattice(1, 3),))
     rows, used, slots = 40, 3 * 2 * 4, 20
     values, tables = slots * 2 * 4, slots * (8 + 2)
     build = tables + 40 + slots * 8 + slots * 8

@@ -197,7 +197,7 @@ def test_launches_are_those_of_the_roofline():
             before = simt_device.library().simt_launch_count()
             mean_field(unary, features, transforms, iterations=iterations)
             launched = simt_device.library().simt_launch_count() - before
-            kernels = list(zip((2, 5), vertices, strict=True))
+            kernels = [roofline_crf.Lattice(d, m) for d, m in zip((2, 5), vertices, strict=True)]
             build, updates = roofline_crf.mean_field(60 * 80, 3, kernels, iterations)
             assert launched == sum(step.launches for step in build + updates)
             assert sum(step.launches for step in updates) == 6 * iterations

@@ -31,25 +31,26 @@ struct ToReal {
   __device__ double operator()(int32_t x) const { return static_cast<double>(x); }
 };
 
+// All lanes of a warp together: one address takes one of their atomics at a time. Most need none.
 __device__ __forceinline__ void raise_largest(double* largest, double magnitude) {
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    magnitude = fmax(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, lanes));
+  }
   // Of numbers that are not negative the bits order as the numbers do.
-  atomicMax(reinterpret_cast<unsigned long long*>(largest),
-            static_cast<unsigned long long>(__double_as_longlong(magnitude)));
+  auto* present = reinterpret_cast<unsigned long long*>(largest);
+  const auto found = static_cast<unsigned long long>(__double_as_longlong(magnitude));
+  if (threadIdx.x % 32 == 0 && found > __ldcv(present)) atomicMax(present, found);
 }
 
-// One thread a point; neighbouring threads read neighbouring features. All of them empty the table.
+// The simplex of one point, and the largest of its coordinates.
 template <typename Real, int kDims>
-__global__ void __launch_bounds__(kBuildThreads)
-    place_points(const Real* __restrict__ features, FeatureScales scales, int64_t batch,
-                 int64_t points, LatticeSlot* __restrict__ table, int64_t table_size,
-                 int32_t* __restrict__ cells, Real* __restrict__ barycentric,
-                 int8_t* __restrict__ rank, LatticeStatus* __restrict__ status) {
+__device__ __forceinline__ double place_point(const Real* __restrict__ features,
+                                              const FeatureScales& scales, int64_t points,
+                                              int64_t point, int32_t* __restrict__ cells,
+                                              Real* __restrict__ barycentric,
+                                              int8_t* __restrict__ rank,
+                                              LatticeStatus* __restrict__ status) {
   constexpr int kCorners = kDims + 1;
-  const int64_t point = int64_t{blockIdx.x} * kBuildThreads + threadIdx.x;
-  for (int64_t i = point; i < table_size; i += int64_t{gridDim.x} * kBuildThreads) {
-    table[i] = {kNobody, kNobody};
-  }
-  if (point >= batch * points) return;
   const int64_t image = point / points;
   const Real* feature = features + image * kDims * points + (point - image * points);
   double scaled[kDims], elevated[kCorners], weight[kCorners];
@@ -65,7 +66,6 @@ __global__ void __launch_bounds__(kBuildThreads)
   elevate<double, double, kDims>(scaled, elevated);
   double largest = 0;
   for (int i = 0; i < kCorners; ++i) largest = fmax(largest, fabs(elevated[i]));
-  raise_largest(&status->largest, largest);
   if (!(largest < kLargestCoordinate)) {  // what follows must not overflow
     for (int i = 0; i < kCorners; ++i) elevated[i] = 0;
   }
@@ -76,6 +76,26 @@ __global__ void __launch_bounds__(kBuildThreads)
     rank[point * kCorners + i] = static_cast<int8_t>(place[i]);
     barycentric[point * kCorners + i] = static_cast<Real>(weight[i]);
   }
+  return largest;
+}
+
+// One thread a point; neighbouring threads read neighbouring features. All of them empty the table.
+template <typename Real, int kDims>
+__global__ void __launch_bounds__(kBuildThreads)
+    place_points(const Real* __restrict__ features, FeatureScales scales, int64_t batch,
+                 int64_t points, LatticeSlot* __restrict__ table, int64_t table_size,
+                 int32_t* __restrict__ cells, Real* __restrict__ barycentric,
+                 int8_t* __restrict__ rank, LatticeStatus* __restrict__ status) {
+  const int64_t point = int64_t{blockIdx.x} * kBuildThreads + threadIdx.x;
+  for (int64_t i = point; i < table_size; i += int64_t{gridDim.x} * kBuildThreads) {
+    table[i] = {kNobody, kNobody};
+  }
+  double largest = 0;
+  if (point < batch * points) {
+    largest =
+        place_point<Real, kDims>(features, scales, points, point, cells, barycentric, rank, status);
+  }
+  raise_largest(&status->largest, largest);
 }
 
 // One thread a contribution. A slot belongs to whoever comes first, and to all of its vertex;
