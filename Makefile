@@ -60,7 +60,8 @@ SIMT_ALL = -m pytest --numprocesses=auto --dist=worksteal -q tests/simt tests/op
 simt: $(VENV)/test-tools
 	OMP_NUM_THREADS=1 $(VENV)/bin/python $(SIMT_ALL)
 
-# What takes minutes and is left out of `make test`: emulated processors, every network compiled.
+# What takes minutes and is left out of `make test`: emulated processors, every network compiled
+# and exported.
 slow: $(VENV)/test-tools
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal -q -m slow \
 	  --ignore=tests/simt -k "not simt"

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from thin import CLASSES, thin
 from torch import nn
 from torch.nn import functional
 
+from fastseg.backbones.resnet import DEPTHS
 from fastseg.export import CONVENTION, Shapes, export_onnx, export_program, export_pt2
 from fastseg.models import (
     CRFRNN,
@@ -60,10 +60,10 @@ SYSTEMS = {
     "fcn-alexnet": lambda: thin(FCNAlexNet, CLASSES),
     "fcn-resnet": lambda: thin(FCNResNet, CLASSES, depth=18),
     "deconvnet": lambda: thin(DeconvNet, CLASSES),
-    "unet": lambda: UNet(CLASSES, in_channels=3, width=4),
-    "unet-padded": lambda: UNet(CLASSES, in_channels=3, width=4, padding="same"),
+    "unet": lambda: UNet(CLASSES, in_channels=3, width=4, depth=2),
+    "unet-padded": lambda: UNet(CLASSES, in_channels=3, width=4, depth=2, padding="same"),
     "unet-bilinear": lambda: UNet(
-        CLASSES, in_channels=3, width=4, padding="same", norm=True, up="bilinear"
+        CLASSES, in_channels=3, width=4, depth=2, padding="same", norm=True, up="bilinear"
     ),
     "v1-largefov": lambda: thin(DeepLabV1, CLASSES),
     "v1-base": lambda: thin(DeepLabV1, CLASSES, variant="base"),
@@ -79,25 +79,21 @@ SYSTEMS = {
     ),
 }
 QUICK = ("operators",)
-"""What every run of the tests traces: a network takes five seconds, all take minutes."""
-EVERYTHING = os.environ.get("FASTSEG_EXPORT") == "all"
+"""What `make test` traces, in a second; each of the others takes several (`make slow`)."""
 names = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.skipif(
-                not EVERYTHING and name not in QUICK,
-                reason="traces for seconds: FASTSEG_EXPORT=all exports every system",
-            ),
-        )
-        for name in SYSTEMS
-    ],
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in SYSTEMS]
 )
 
 
+@pytest.fixture
+def short_resnets(monkeypatch):
+    """A block a layer, and one more that has no shortcut: time goes by the number of layers."""
+    for depth in (18, 50):
+        monkeypatch.setitem(DEPTHS, depth, (1, 2, 1, 1))
+
+
 @names
-def test_onnx_runs_and_agrees(name, randomised, tmp_path):
+def test_onnx_runs_and_agrees(name, randomised, short_resnets, tmp_path):
     """export_onnx itself compares the file in onnxruntime; here at yet another size."""
     onnxruntime = pytest.importorskip("onnxruntime")
     model = randomised(SYSTEMS[name]()).eval()
