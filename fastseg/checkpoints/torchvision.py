@@ -134,12 +134,13 @@ def sequential(contents: Contents, request: Request) -> Plan:
     if first.shape[2:] == (11, 11):
         return classifier(contents, request, alexnet_rules(), AlexNet, (1, 4, 6), IMAGENET)
     rules = vgg_rules(contents, norm)
-    convention = IMAGENET if norm else vgg_pixels(contents, request)
+    convention, note = (IMAGENET, "") if norm else vgg_pixels(contents, request)
 
     def backbone() -> VGG16:
         return VGG16(batch_norm=norm)
 
     plan = classifier(contents, request, rules, backbone, (0, 3, 6), convention)
+    plan.note = note
     plan.variants = ("torchvision",) if norm else tuple(VGG_VARIANTS)
     return plan
 
@@ -199,8 +200,12 @@ def vgg_rules(contents: Contents, norm: bool) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def vgg_pixels(contents: Contents, request: Request) -> InputConvention:
-    """Which pixels a VGG file of torchvision's names takes: three releases share them."""
+def vgg_pixels(contents: Contents, request: Request) -> tuple[InputConvention, str]:
+    """Which pixels a VGG file of torchvision's names takes, and what is to be noted.
+
+    Three releases share the names. Whoever brings a file of none of their sums gets those of the
+    names' origin, and a note.
+    """
     known = SHA256.get(contents.sha256[:8])
     if contents.digest == FROM_CAFFE_MD5:
         known = "caffe"
@@ -210,8 +215,12 @@ def vgg_pixels(contents: Contents, request: Request) -> InputConvention:
     if known is None and request.model is not None:
         of_model = request.model.input_convention
         known = next((name for name, of in VGG_VARIANTS.items() if of == of_model), None)
+    if known is None and request.variant is None:
+        note = "read as torchvision's, on RGB; say variant='caffe' if the weights are Caffe's (BGR)"
+        return IMAGENET, note
     why = "VGG-16 on torchvision's pixels (RGB), on Caffe's (BGR) and on RGB in 0-255"
-    return VGG_VARIANTS[choose_variant(request, dict.fromkeys(VGG_VARIANTS, ()), known, why)]
+    chosen = choose_variant(request, dict.fromkeys(VGG_VARIANTS, ()), known, why)
+    return VGG_VARIANTS[chosen], ""
 
 
 FORMATS = (

@@ -393,9 +393,11 @@ def test_vgg_by_names_of_caffe(checkpoint):
 
 def test_pixels_of_vgg_files(tmp_path, checkpoint):
     path, tensors = checkpoint("torchvision_vgg16")
-    with pytest.raises(CheckpointError, match=r"must be given .*'torchvision' or variant='caffe'"):
-        load_weights(None, path)
-    assert load_weights(None, path, "torchvision").input_convention == IMAGENET
+    unsaid = load_weights(None, path)
+    assert unsaid.input_convention == IMAGENET
+    assert "variant='caffe'" in unsaid.load_report.note
+    said = load_weights(None, path, "torchvision")
+    assert (said.input_convention, said.load_report.note) == (IMAGENET, "")
     assert load_weights(None, path, "caffe").input_convention == VGG
     for sums, expected in (
         ({"digest": FROM_CAFFE_MD5}, VGG),

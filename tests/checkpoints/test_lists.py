@@ -19,7 +19,6 @@ VARIANTS = {
     "kazuto_deeplabv2_resnet101_msc_182": "v2",
     "kazuto_deeplabv2_resnet101_msc_21": "v2",
     "kazuto_deeplabv2s_resnet101_msc_21": "v2s",
-    "torchvision_vgg16": "torchvision",
     "wkentaro_fcn8s": "fcn8s",
     "wkentaro_fcn8satonce": "fcn8s_at_once",
 }
